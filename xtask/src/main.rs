@@ -1,0 +1,2 @@
+//! Paperboat.
+fn main() {}
