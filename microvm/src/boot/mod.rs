@@ -1,0 +1,1 @@
+//! From an ELF image to the state in which a vCPU enters it.

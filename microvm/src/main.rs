@@ -1,0 +1,2 @@
+//! `paperboat-vmm`: one process, one micro-VM.
+fn main() {}

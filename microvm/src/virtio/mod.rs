@@ -1,0 +1,1 @@
+//! virtio 1.2 over PCI: the transport, then one file per device.
