@@ -9,6 +9,7 @@ use std::fmt;
 #[macro_use]
 mod class;
 pub mod branch;
+pub mod decode;
 pub mod encoding;
 pub mod fixed;
 pub mod float;
@@ -17,6 +18,7 @@ pub mod vmx;
 pub mod vsx;
 
 pub use branch::BranchOp;
+pub use decode::decode;
 pub use encoding::Encoding;
 pub use fixed::FixedOp;
 pub use float::FloatOp;
