@@ -1,4 +1,34 @@
 //! Address translation: effective → virtual (SLB) → real (hashed page table), Power ISA 3.0B Book III chapter 5.
+//!
+//! - [`Slb`]: the 32 segment entries of one vCPU, and what its instructions tell the soft TLB to forget.
+//! - [`Hpt`]: the partition's page table, shared by all vCPUs. Lookups scan without a lock; everything that changes an
+//!   entry (hypercalls, R and C) holds the lock of that entry's group.
+//! - [`translate()`]: one access through both, with the exact interrupt when it is refused.
+//! - [`Hpt::hypercall`]: H_ENTER and its family (LoPAR 14.5.4), as KVM-HV serves them.
+//! - [`explain()`]: the same walk as text.
+//!
+//! A caller that caches a [`Translation`] keeps its `ptex` beside it. Two things make it stale: a hypercall, whose
+//! [`HptReply::dropped`] names the entries that *every* vCPU has to forget before the call returns to its guest; and an SLB
+//! instruction of the same vCPU, which returns an [`SlbInvalidation`].
+
+mod explain;
+mod hcall;
+mod hpt;
+mod page;
+mod slb;
+mod translate;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+pub use explain::explain;
+pub use hcall::{DroppedPtes, HptReply, serves};
+pub use hpt::{Hpt, HptError, Hpte};
+pub use page::{SegmentSize, segment_page_sizes};
+pub use slb::{SLB_ENTRIES, Slb, SlbEntry, SlbInvalidation};
+pub use translate::{Translation, TranslationContext, translate};
 
 /// What kind of access is translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

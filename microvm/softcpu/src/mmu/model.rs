@@ -1,0 +1,1 @@
+//! A slow model of translation, written from the text of the ISA.
