@@ -1,0 +1,69 @@
+//! What runs in the guest: the agent, and the initramfs that holds it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cache::Inputs;
+use crate::ctx::Ctx;
+use crate::initramfs::{Archive, Node};
+use crate::run::Log;
+use crate::setup::Host;
+use crate::toolchain::{GUEST_TARGET, Linkage, Toolchain};
+
+/// The guest's PID 1.
+const AGENT: &str = "paperboat-agent";
+
+/// Builds the agent: static, stripped. Cargo decides what is to be compiled.
+pub fn agent(ctx: &Ctx, host: &Host, tools: &Toolchain) -> Result<PathBuf> {
+    let built = cargo_build(ctx, tools, "agent", &["-p", AGENT, "--bin", AGENT], Linkage::Static)?;
+    let inputs = Inputs::new().with_file(&built.join(AGENT))?;
+    let dir = ctx.step("agent", &inputs, None, |step| {
+        let strip = format!("{}strip", Toolchain::cross_compile(host));
+        let product = step.stage.join(AGENT);
+        step.log.run(Command::new(strip).arg("-s").arg("-o").arg(product).arg(built.join(AGENT)), None)
+    })?;
+    ctx.cache.publish(AGENT, &dir.join(AGENT))
+}
+
+/// Packs the agent as /init. The image is stored uncompressed: the kernel copies it, which costs a tenth of the
+/// guest instructions that unpacking costs.
+pub fn initramfs(ctx: &Ctx, agent: &Path) -> Result<PathBuf> {
+    let inputs = Inputs::new().with("format", "1").with_file(agent)?;
+    let dir = ctx.step("initramfs", &inputs, None, |step| {
+        let mut archive = Archive::default();
+        archive.push("dev", Node::Directory { mode: 0o755 })?;
+        // PID 1's standard streams, before anything is mounted.
+        archive.push("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
+        archive.push("init", Node::File { mode: 0o755, content: fs::read(agent)? })?;
+        fs::write(step.stage.join("initramfs.cpio"), archive.finish()?).context("write the initramfs")
+    })?;
+    ctx.cache.publish("initramfs.cpio", &dir.join("initramfs.cpio"))
+}
+
+/// Builds packages for ppc64le; returns where cargo puts the programs.
+pub fn cargo_build(ctx: &Ctx, tools: &Toolchain, what: &str, packages: &[&str], linkage: Linkage) -> Result<PathBuf> {
+    ctx.ui.line(what, &format!("cargo build for {GUEST_TARGET}"));
+    let target = ctx.cache.target().join(match linkage {
+        Linkage::Static => "guest",
+        Linkage::Dynamic => "ppc64le",
+    });
+    let mut cargo = cargo(ctx);
+    cargo.args(["build", "--release", "--target", GUEST_TARGET]).args(packages).env("CARGO_TARGET_DIR", &target);
+    tools.apply(&mut cargo, &ctx.root, linkage);
+    let log = Log::create(ctx.cache.logs().join(format!("{what}-build.log")))?;
+    log.run(&mut cargo, Some(&mut ctx.ui.progress(what, None)))?;
+    Ok(target.join(GUEST_TARGET).join("release"))
+}
+
+/// The cargo that runs this program, in the tree, offline when asked.
+pub fn cargo(ctx: &Ctx) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(&ctx.root).env_remove("CARGO_MANIFEST_DIR").env("CARGO_TERM_COLOR", "never");
+    if ctx.offline {
+        cargo.env("CARGO_NET_OFFLINE", "true");
+    }
+    cargo
+}
