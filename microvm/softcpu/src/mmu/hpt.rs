@@ -119,7 +119,7 @@ impl Hpt {
     }
 
     fn index(&self, ptex: u64) -> Option<usize> {
-        (ptex < self.entry_count()).then_some(ptex as usize * 2)
+        (ptex < self.entry_count()).then(|| ptex as usize * 2)
     }
 }
 
