@@ -10,6 +10,8 @@
 //! forms. If a storage access faults, no register has changed.
 
 mod float;
+mod lanes;
+mod storage;
 mod vmx;
 mod vsx;
 
