@@ -1,2 +1,161 @@
-//! Paperboat.
-fn main() {}
+//! Paperboat's guest agent: PID 1 of a pod's micro-VM. It readies the guest, answers the shim over vsock, makes containers in
+//! single-threaded helper processes (this program once more, as `helper …`), pumps their streams, and reaps.
+//!
+//! `--listen-unix DIR` is for tests on a host, inside namespaces of their own: the same agent, reached through unix sockets
+//! `DIR/port-N`, with `DIR/share` in place of the virtio-fs share.
+
+mod boot;
+mod cgroup;
+mod container;
+mod helper;
+mod log;
+mod names;
+mod process;
+mod reaper;
+mod report;
+mod service;
+mod streams;
+mod sys;
+mod transport;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use paperboat_protocol::agent_ttrpc::create_agent;
+use paperboat_protocol::{AGENT_PORT, READY_MESSAGE, READY_PORT, SHARE_MOUNT, STREAM_PORT};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+
+use crate::container::Containers;
+use crate::reaper::Reaper;
+use crate::service::Service;
+use crate::streams::Streams;
+use crate::transport::Transport;
+
+/// The agent's own directory in the guest.
+const DIRECTORY: &str = "/run/paperboat/containers";
+
+/// Why the agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum AgentFailure {
+    #[error(transparent)]
+    Boot(#[from] boot::BootError),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("ttrpc server: {0}")]
+    Server(#[from] ttrpc::Error),
+}
+
+/// What surrounds the agent.
+struct Surroundings {
+    transport: Transport,
+    share: PathBuf,
+    directory: PathBuf,
+    /// Whether this is PID 1 of a machine of its own.
+    owns_machine: bool,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let first = arguments.first().map(String::as_str);
+    if first == Some("helper") {
+        std::process::exit(helper::main(&arguments[1..]));
+    }
+    let listen_unix = match (first, arguments.get(1)) {
+        (Some("--listen-unix"), Some(directory)) => Some(PathBuf::from(directory)),
+        _ => None,
+    };
+    let on_host = listen_unix.is_some();
+    let pid_1 = std::process::id() == 1;
+    let ended = match listen_unix {
+        Some(directory) => on_a_host(&directory),
+        None if pid_1 => in_the_guest(),
+        None => {
+            eprintln!("paperboat-agent is PID 1 of a Paperboat guest; on a host: paperboat-agent --listen-unix DIR");
+            std::process::exit(2);
+        }
+    };
+    if let Err(error) = &ended {
+        crate::error!("fatal: {error}");
+    }
+    if on_host {
+        std::process::exit(i32::from(ended.is_err()));
+    }
+    // A PID 1 that returns would only panic the kernel, and one that stays would leave the pod hanging.
+    let errno = boot::power_off();
+    crate::error!("fatal: power off: {errno}");
+    std::process::exit(1);
+}
+
+fn in_the_guest() -> Result<(), AgentFailure> {
+    std::panic::set_hook(Box::new(|panic| {
+        crate::error!("fatal: {panic}");
+        boot::power_off();
+    }));
+    boot::set_up()?;
+    crate::info!("booted version={}", env!("CARGO_PKG_VERSION"));
+    let share = match boot::mount_share() {
+        Ok(share) => share,
+        Err(error) => {
+            crate::error!("no share, so no containers: {error}");
+            SHARE_MOUNT.into()
+        }
+    };
+    serve(Surroundings { transport: Transport::Vsock, share, directory: DIRECTORY.into(), owns_machine: true })
+}
+
+fn on_a_host(directory: &Path) -> Result<(), AgentFailure> {
+    serve(Surroundings {
+        transport: Transport::Unix(directory.to_owned()),
+        share: directory.join("share"),
+        directory: directory.join("containers"),
+        owns_machine: false,
+    })
+}
+
+/// Serves until it is asked to shut down. One thread: a second one would cost a small guest memory and its helpers nothing less.
+fn serve(surroundings: Surroundings) -> Result<(), AgentFailure> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| AgentFailure::Io { what, source }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(failed("runtime"))?;
+    runtime.block_on(async {
+        let reaper = Reaper::default();
+        reaper.spawn().map_err(failed("watching for children"))?;
+        let streams = Streams::default();
+        let (shutdown, mut asked_to_shut_down) = mpsc::channel(1);
+        let service = Service {
+            containers: Containers::new(surroundings.share, surroundings.directory, reaper, streams.clone()),
+            owns_machine: surroundings.owns_machine,
+            shutdown,
+        };
+        let transport = surroundings.transport;
+        let stream_listener = transport.listen(STREAM_PORT).map_err(failed("stream port"))?;
+        let agent_listener = transport.listen(AGENT_PORT).map_err(failed("agent port"))?;
+        tokio::spawn(streams.serve(stream_listener));
+        let mut server = ttrpc::asynchronous::Server::new()
+            .add_listener(agent_listener.into_ttrpc())
+            .register_service(create_agent(Arc::new(service)));
+        server.start().await?;
+        crate::info!("listening");
+        say_ready(&transport).await;
+        let _ = asked_to_shut_down.recv().await;
+        crate::info!("shutting down");
+        // Lets the answer to the request leave.
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        Ok(())
+    })
+}
+
+/// Tells the host side that the services listen. A host that does not care for it can still call.
+async fn say_ready(transport: &Transport) {
+    let said = async {
+        let mut host = transport.connect_host(READY_PORT).await?;
+        host.write_all(READY_MESSAGE).await?;
+        host.shutdown().await
+    };
+    if let Err(error) = said.await {
+        crate::warn!("nobody to tell ready: {error}");
+    }
+}
