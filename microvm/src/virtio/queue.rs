@@ -1,0 +1,209 @@
+//! A split virtqueue (virtio 1.2 §2.7) as a device thread uses it, and what all queues of a device share.
+//!
+//! The ring itself is virtio-queue's. What is added here is the policy: the first thing in a ring that cannot be makes the
+//! queue broken, and from then on it behaves like an empty one, so that device code needs no error path for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use nix::sys::eventfd::EventFd;
+use paperboat_hypervisor::{CodePages, GuestRam};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+use super::interrupts::Interrupts;
+
+/// Guest memory as virtio-queue takes it.
+pub type Ram = GuestMemoryMmap<CodePages>;
+
+/// A chain of descriptors taken from a queue.
+pub type Chain<'a> = DescriptorChain<&'a Ram>;
+
+/// DEVICE_NEEDS_RESET in the device status (virtio 1.2 §2.1).
+pub(super) const STATUS_NEEDS_RESET: u8 = 0x40;
+
+/// What can be wrong with a chain.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainFault {
+    /// Its buffers are not in memory, or their lengths overflow.
+    #[error("a chain has buffers outside memory")]
+    Buffers,
+    /// It has no room for the answer that the device owes.
+    #[error("a chain has no room for an answer")]
+    NoRoom,
+    /// A request is too short for its header.
+    #[error("a request is cut short")]
+    Short,
+}
+
+/// Counters of a device, readable at any time.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Chains completed.
+    pub requests: AtomicU64,
+    /// Payload bytes from the guest.
+    pub bytes_from_guest: AtomicU64,
+    /// Payload bytes to the guest.
+    pub bytes_to_guest: AtomicU64,
+    /// Requests that were malformed, and rings found broken.
+    pub errors: AtomicU64,
+    /// Notifications by the driver.
+    pub kicks: AtomicU64,
+    /// Interrupts sent to the driver.
+    pub interrupts: AtomicU64,
+    /// Resets by the driver.
+    pub resets: AtomicU64,
+    /// Times the device was marked as needing a reset.
+    pub broken: AtomicU64,
+}
+
+impl Counters {
+    /// Adds one to a counter.
+    pub fn count(counter: &AtomicU64) {
+        Self::add(counter, 1);
+    }
+
+    /// Adds `amount` to a counter.
+    pub fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// All counters by name.
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        vec![
+            ("requests", read(&self.requests)),
+            ("bytes_from_guest", read(&self.bytes_from_guest)),
+            ("bytes_to_guest", read(&self.bytes_to_guest)),
+            ("errors", read(&self.errors)),
+            ("kicks", read(&self.kicks)),
+            ("interrupts", read(&self.interrupts)),
+            ("resets", read(&self.resets)),
+            ("broken", read(&self.broken)),
+        ]
+    }
+}
+
+/// What transport and queues of one device share.
+pub(super) struct DeviceShared {
+    pub(super) name: String,
+    /// The device status register (virtio 1.2 §2.1).
+    pub(super) status: AtomicU8,
+    pub(super) interrupts: Interrupts,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl DeviceShared {
+    /// Sets DEVICE_NEEDS_RESET and tells the driver by a configuration change interrupt (virtio 1.2 §2.1.1).
+    pub(super) fn needs_reset(&self, reason: &dyn std::fmt::Display) {
+        Counters::count(&self.counters.errors);
+        let before = self.status.fetch_or(STATUS_NEEDS_RESET, Ordering::SeqCst);
+        if before & STATUS_NEEDS_RESET == 0 {
+            log::warn!("{}: needs a reset: {reason}", self.name);
+            Counters::count(&self.counters.broken);
+            self.interrupts.config_changed(&self.counters);
+        }
+    }
+}
+
+/// One queue of an active device. Once anything in it cannot be, it acts like an empty one.
+pub struct DeviceQueue {
+    queue: Queue,
+    index: u16,
+    ram: GuestRam,
+    kick: Arc<EventFd>,
+    shared: Arc<DeviceShared>,
+    broken: bool,
+}
+
+impl DeviceQueue {
+    pub(super) fn new(queue: Queue, index: u16, ram: GuestRam, kick: Arc<EventFd>, shared: Arc<DeviceShared>) -> Self {
+        Self { queue, index, ram, kick, shared, broken: false }
+    }
+
+    /// Guest memory.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Readable when the driver has notified this queue.
+    pub fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
+    /// The device's counters.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.shared.counters)
+    }
+
+    /// The next chain the driver has made available.
+    pub fn pop<'a>(&mut self, memory: &'a Ram) -> Option<Chain<'a>> {
+        if self.broken {
+            return None;
+        }
+        match self.queue.iter(memory).map(|mut available| available.next()) {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
+    }
+
+    /// Puts the chain popped last back: it will be popped again.
+    pub fn unpop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Hands the chain that starts at `head` back to the driver, with `written` bytes in it.
+    pub fn complete(&mut self, head: u16, written: u32) {
+        if self.broken {
+            return;
+        }
+        match self.queue.add_used(self.ram.memory(), head, written) {
+            Ok(()) => Counters::count(&self.shared.counters.requests),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Interrupts the driver if it wants to know about chains completed since the last call.
+    pub fn signal(&mut self) {
+        if self.broken {
+            return;
+        }
+        match self.queue.needs_notification(self.ram.memory()) {
+            Ok(true) => self.shared.interrupts.queue_used(self.index, &self.shared.counters),
+            Ok(false) => {}
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Asks the driver not to notify while the queue is being served.
+    pub fn disable_notifications(&mut self) {
+        if !self.broken
+            && let Err(error) = self.queue.disable_notification(self.ram.memory())
+        {
+            self.fail(error);
+        }
+    }
+
+    /// Asks for notifications again; true if chains came in meanwhile, for which none will come.
+    pub fn rearm(&mut self) -> bool {
+        if self.broken {
+            return false;
+        }
+        match self.queue.enable_notification(self.ram.memory()) {
+            Ok(more) => more,
+            Err(error) => {
+                self.fail(error);
+                false
+            }
+        }
+    }
+
+    /// Marks the queue as broken and the device as needing a reset.
+    pub fn fail(&mut self, reason: impl std::fmt::Display) {
+        self.broken = true;
+        self.shared.needs_reset(&format_args!("queue {}: {reason}", self.index));
+    }
+}

@@ -1,0 +1,165 @@
+//! Device threads: they sleep in poll(2) on a queue's eventfd and end when told to.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::VirtioError;
+use super::queue::{Chain, ChainFault, DeviceQueue};
+
+/// A non-blocking, close-on-exec eventfd.
+pub(super) fn eventfd() -> io::Result<EventFd> {
+    Ok(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?)
+}
+
+/// How a thread learns that it is to end.
+#[derive(Clone)]
+pub(super) struct Stop {
+    inner: Arc<StopInner>,
+}
+
+struct StopInner {
+    requested: AtomicBool,
+    event: EventFd,
+}
+
+impl Stop {
+    /// True once the thread is to end.
+    pub(super) fn requested(&self) -> bool {
+        self.inner.requested.load(Ordering::Acquire)
+    }
+
+    /// Becomes readable when the thread is to end, and stays so.
+    pub(super) fn event(&self) -> &EventFd {
+        &self.inner.event
+    }
+
+    /// Sleeps until `kick` was written (and takes what it holds) or the end is requested, then for which: true at the end.
+    pub(super) fn wait(&self, kick: &EventFd) -> bool {
+        loop {
+            let mut fds =
+                [PollFd::new(kick.as_fd(), PollFlags::POLLIN), PollFd::new(self.inner.event.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                // Nothing else can happen to two valid eventfds; a thread that cannot sleep must not spin either.
+                Err(_) => return true,
+                Ok(_) if self.requested() => return true,
+                Ok(_) => {
+                    // EAGAIN: another waiter took it, or poll woke for the stop event only.
+                    let _ = kick.read();
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Sleeps for `duration`; true if the end was requested meanwhile.
+    pub(super) fn sleep(&self, duration: Duration) -> bool {
+        let timeout = PollTimeout::try_from(duration).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.inner.event.as_fd(), PollFlags::POLLIN)];
+        // An early wake-up by a signal only shortens the sleep.
+        let _ = poll(&mut fds, timeout);
+        self.requested()
+    }
+}
+
+/// The threads of one activation of a device. Dropping it ends and joins them.
+#[derive(Default)]
+pub(super) struct Workers {
+    running: Vec<(Stop, JoinHandle<()>)>,
+}
+
+impl Workers {
+    /// Starts a thread. Its body has to return soon after [`Stop::requested`].
+    pub(super) fn spawn(&mut self, name: &str, body: impl FnOnce(Stop) + Send + 'static) -> Result<(), VirtioError> {
+        let failed = |source| VirtioError::Thread { thread: name.to_owned(), source };
+        let event = eventfd().map_err(failed)?;
+        let stop = Stop { inner: Arc::new(StopInner { requested: AtomicBool::new(false), event }) };
+        let for_thread = stop.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || body(for_thread)).map_err(failed)?;
+        self.running.push((stop, thread));
+        Ok(())
+    }
+
+    /// Ends and joins every thread.
+    pub(super) fn stop(&mut self) {
+        for (stop, _) in &self.running {
+            stop.inner.requested.store(true, Ordering::Release);
+            // Its counter cannot overflow from one write.
+            let _ = stop.inner.event.write(1);
+        }
+        for (_, thread) in self.running.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a device thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Serves a queue of requests one after the other until the end: `handle` returns how many bytes it wrote into the chain.
+pub(super) fn serve(queue: &mut DeviceQueue, stop: &Stop, mut handle: impl FnMut(Chain<'_>) -> Result<u32, ChainFault>) {
+    let ram = queue.ram().clone();
+    loop {
+        queue.disable_notifications();
+        while let Some(chain) = queue.pop(ram.memory()) {
+            if stop.requested() {
+                return;
+            }
+            let head = chain.head_index();
+            match handle(chain) {
+                Ok(written) => {
+                    queue.complete(head, written);
+                    queue.signal();
+                }
+                Err(fault) => queue.fail(fault),
+            }
+        }
+        if queue.rearm() {
+            continue;
+        }
+        if stop.wait(queue.kick()) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn a_kick_wakes_and_stop_ends() {
+        let kick = Arc::new(eventfd().unwrap());
+        let woken = Arc::new(AtomicU32::new(0));
+        let mut workers = Workers::default();
+        let (thread_kick, thread_woken) = (Arc::clone(&kick), Arc::clone(&woken));
+        workers
+            .spawn("test", move |stop| {
+                while !stop.wait(&thread_kick) {
+                    thread_woken.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+            .unwrap();
+        kick.write(1).unwrap();
+        while woken.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        workers.stop();
+        assert_eq!(woken.load(Ordering::SeqCst), 1, "one kick is one wake-up");
+        workers.stop();
+    }
+}
