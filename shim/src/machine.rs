@@ -1,0 +1,424 @@
+//! The pod's machine as the shim sees it: a `paperboat-vmm` process, its control service, and the truth about its end.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+use paperboat_protocol::machine::ended_response::Reason;
+use paperboat_protocol::machine::{Empty, EndedResponse, StartRequest, StatsResponse};
+use paperboat_protocol::machine_ttrpc::MachineClient;
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, watch};
+use ttrpc::r#async::Client;
+use ttrpc::context;
+
+use crate::cleanup;
+use crate::config::Config;
+use crate::paths::PodPaths;
+use crate::spec::NetworkNamespace;
+
+/// Where the machine finds its control socket and its lifeline.
+const CONTROL_FD: i32 = 3;
+const LIFELINE_FD: i32 = 4;
+
+/// Loading kernel and initial RAM file system, laying out memory: no guest instruction runs before the answer.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An answer that needs no work.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between the machine's word that it ended and the end of its process, and the other way round.
+const END_GRACE: Duration = Duration::from_secs(5);
+
+/// Console lines quoted in an error, and the most bytes read for them.
+const TAIL_LINES: usize = 12;
+const TAIL_BYTES: u64 = 4096;
+
+/// Context id of the guest on its vsock; host side is one socket per pod, so one number serves all.
+const GUEST_CID: u64 = 3;
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// A file the machine needs cannot be read.
+    #[error("{what} {}: {source}", path.display())]
+    File {
+        /// Which of the configured files.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The pod's network namespace cannot be entered or made.
+    #[error("network namespace {namespace:?}: {source}")]
+    Namespace {
+        /// Which.
+        namespace: NetworkNamespace,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The process cannot be prepared or started.
+    #[error("machine {}: {source}", program.display())]
+    Spawn {
+        /// The machine's program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The machine refused its description.
+    #[error("machine: {0}")]
+    Start(String),
+    /// The machine ended.
+    #[error("{0}")]
+    Ended(Arc<MachineEnd>),
+}
+
+/// How and why a machine ended.
+#[derive(Debug)]
+pub struct MachineEnd {
+    /// For a person, one line.
+    pub reason: String,
+    /// The machine was asked to end.
+    pub expected: bool,
+    /// The guest's last words.
+    pub console_tail: Vec<String>,
+    /// Last counters, where the machine could still tell them.
+    pub instructions: Option<u64>,
+}
+
+impl fmt::Display for MachineEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)?;
+        if !self.console_tail.is_empty() {
+            f.write_str("; last lines of the guest's console:")?;
+        }
+        self.console_tail.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// A running machine. The process ends with the last descriptor of its lifeline, so also when the shim dies in any way.
+pub struct Machine {
+    client: MachineClient,
+    pid: u32,
+    control: Arc<Control>,
+    end: watch::Receiver<Option<Arc<MachineEnd>>>,
+    _lifeline: OwnedFd,
+}
+
+struct Control {
+    kill: Notify,
+    stopping: std::sync::atomic::AtomicBool,
+}
+
+impl Machine {
+    /// Starts the process in its network namespace, and the machine in it. `listen` is called between the two: what must be there
+    /// before the guest runs.
+    pub async fn start(config: &Config, paths: &PodPaths, namespace: NetworkNamespace) -> Result<Self, MachineError> {
+        let program = config.vmm_path();
+        for (what, path) in [("guest kernel", &config.kernel), ("guest initrd", &config.initrd), ("machine", &program)] {
+            readable_file(path).map_err(|source| MachineError::File { what, path: path.clone(), source })?;
+        }
+        let spawn_error = |source| MachineError::Spawn { program: program.clone(), source };
+        let listener = std::os::unix::net::UnixListener::bind(paths.control_socket()).map_err(spawn_error)?;
+        let (lifeline_reader, lifeline) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| spawn_error(errno.into()))?;
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(paths.machine_log()).map_err(spawn_error)?;
+
+        let mut command = Command::new(&program);
+        command
+            .args(["serve", "--control-fd", &CONTROL_FD.to_string(), "--lifeline-fd", &LIFELINE_FD.to_string()])
+            .env_clear()
+            .env("RUST_LOG", if config.debug { "debug" } else { "info" })
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(spawn_error)?)
+            .stderr(log);
+        command
+            .fd_mappings(vec![
+                FdMapping { parent_fd: listener.into(), child_fd: CONTROL_FD },
+                FdMapping { parent_fd: lifeline_reader, child_fd: LIFELINE_FD },
+            ])
+            .map_err(|_| spawn_error(std::io::ErrorKind::InvalidInput.into()))?;
+        let child = spawn_in(command, namespace, &program).await?;
+        let pid = child.id().unwrap_or(0);
+        if let Err(error) = cleanup::note_machine(paths, pid) {
+            log::warn!("machine.pid: {error}");
+        }
+
+        let client = Client::connect(&format!("unix://{}", paths.control_socket().display()))
+            .await
+            .map(MachineClient::new)
+            .map_err(|error| MachineError::Start(plain(&error)))?;
+        let control = Arc::new(Control { kill: Notify::new(), stopping: false.into() });
+        let (end_sender, end) = watch::channel(None);
+        tokio::spawn(watch_end(child, client.clone(), paths.console_log(), control.clone(), end_sender));
+        let machine = Self { client, pid, control, end, _lifeline: lifeline };
+
+        let request = StartRequest {
+            kernel_path: config.kernel.display().to_string(),
+            initrd_path: config.initrd.display().to_string(),
+            cmdline: command_line(config),
+            vcpus: config.vcpus,
+            memory_bytes: config.memory_mib << 20,
+            backend: config.backend.as_str().into(),
+            share_path: paths.share().display().to_string(),
+            vsock_path: paths.vsock_socket().display().to_string(),
+            guest_cid: GUEST_CID,
+            console_path: paths.console_log().display().to_string(),
+            ..Default::default()
+        };
+        let refused = tokio::select! {
+            answer = machine.client.start(context::with_duration(START_TIMEOUT), &request) => match answer {
+                Ok(answer) => {
+                    log::info!("machine started pid={pid} backend={}", answer.backend);
+                    return Ok(machine);
+                }
+                Err(error) => MachineError::Start(plain(&error)),
+            },
+            end = machine.ended() => MachineError::Ended(end),
+        };
+        machine.kill().await;
+        Err(refused)
+    }
+
+    /// Host process id of the machine.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The machine's end, once it came.
+    pub async fn ended(&self) -> Arc<MachineEnd> {
+        let mut end = self.end.clone();
+        // The sender lives until it has sent; losing it would be an end too.
+        match end.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or_else(|| Arc::new(MachineEnd::lost())),
+            Err(_) => Arc::new(MachineEnd::lost()),
+        }
+    }
+
+    /// Whether the machine has ended.
+    pub fn has_ended(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
+    /// Guest instructions executed so far by all vCPUs, where the backend counts them.
+    pub async fn instructions(&self) -> Option<u64> {
+        let stats = self.client.stats(context::with_duration(CALL_TIMEOUT), &Empty::new()).await.ok()?;
+        instructions(&stats)
+    }
+
+    /// From now on the end of the machine is what was asked for.
+    pub fn expect_end(&self) {
+        self.control.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Ends the machine: by its own service, then by force. Returns once the process is gone.
+    pub async fn stop(&self) {
+        self.expect_end();
+        let nothing = Empty::new();
+        let stop = self.client.stop(context::with_duration(CALL_TIMEOUT), &nothing);
+        let _ = tokio::time::timeout(CALL_TIMEOUT, stop).await;
+        if tokio::time::timeout(END_GRACE, self.ended()).await.is_err() {
+            self.kill().await;
+        }
+    }
+
+    /// Kills the process and waits for its end.
+    pub async fn kill(&self) {
+        self.control.kill.notify_one();
+        self.ended().await;
+    }
+}
+
+impl MachineEnd {
+    fn lost() -> Self {
+        Self { reason: "the machine's state is unknown".into(), expected: false, console_tail: Vec::new(), instructions: None }
+    }
+}
+
+/// A readable regular file; the error is the system's.
+fn readable_file(path: &Path) -> std::io::Result<()> {
+    let metadata = std::fs::File::open(path)?.metadata()?;
+    if metadata.is_file() { Ok(()) } else { Err(std::io::Error::other("is not a file")) }
+}
+
+/// Kernel parameters every guest gets.
+fn command_line(config: &Config) -> String {
+    // panic=-1: a panic ends the machine at once (RTAS ibm,os-term or a reboot) instead of spinning on the host's CPU.
+    let mut line = format!("console=hvc0 loglevel={} panic=-1", config.guest_log_level.loglevel());
+    if !config.kernel_parameters.is_empty() {
+        line.push(' ');
+        line.push_str(&config.kernel_parameters);
+    }
+    line
+}
+
+/// Spawns from a thread that entered the namespace: a child is born into the namespaces of the thread that makes it. The thread ends
+/// with that, so nothing else ever runs in there.
+async fn spawn_in(mut command: Command, namespace: NetworkNamespace, program: &Path) -> Result<Child, MachineError> {
+    let runtime = tokio::runtime::Handle::current();
+    let program = program.to_owned();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let entered = enter(&namespace).map_err(|source| MachineError::Namespace { namespace, source });
+        let child = entered.and_then(|()| {
+            let _in_runtime = runtime.enter();
+            command.spawn().map_err(|source| MachineError::Spawn { program, source })
+        });
+        // The receiver waits; were it gone, the dropped lifeline ends the child.
+        let _ = sender.send(child);
+    });
+    receiver.await.unwrap_or_else(|_| Err(MachineError::Start("the starting thread ended early".into())))
+}
+
+fn enter(namespace: &NetworkNamespace) -> std::io::Result<()> {
+    match namespace {
+        NetworkNamespace::Host => Ok(()),
+        NetworkNamespace::Fresh => nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(Into::into),
+        NetworkNamespace::Path(path) => {
+            let file = std::fs::File::open(path)?;
+            nix::sched::setns(file, CloneFlags::CLONE_NEWNET).map_err(Into::into)
+        }
+    }
+}
+
+/// Owns the child: collects the machine's own account of its end and the process's status, and publishes one truth.
+async fn watch_end(
+    mut child: Child,
+    client: MachineClient,
+    console: PathBuf,
+    control: Arc<Control>,
+    sender: watch::Sender<Option<Arc<MachineEnd>>>,
+) {
+    let no_machine = Empty::new();
+    let account = client.wait(context::with_timeout(0), &no_machine);
+    tokio::pin!(account);
+    let mut told: Option<EndedResponse> = None;
+    let status = tokio::select! {
+        status = child.wait() => {
+            // The answer may still be in the socket.
+            if let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_millis(200), &mut account).await {
+                told = Some(answer);
+            }
+            status
+        }
+        answer = &mut account => {
+            told = answer.ok();
+            match tokio::time::timeout(END_GRACE, child.wait()).await {
+                Ok(status) => status,
+                Err(_) => kill(&mut child).await,
+            }
+        }
+        () = control.kill.notified() => kill(&mut child).await,
+    };
+    let expected = control.stopping.load(std::sync::atomic::Ordering::Relaxed);
+    let told_tail = told.as_ref().map(|answer| answer.console_tail.clone()).unwrap_or_default();
+    let end = MachineEnd {
+        reason: reason(told.as_ref(), &status),
+        expected,
+        console_tail: if told_tail.is_empty() { console_tail(&console) } else { last_lines(told_tail) },
+        instructions: told.as_ref().and_then(|answer| instructions(&answer.stats)),
+    };
+    if expected {
+        log::info!("machine ended: {}", end.reason);
+    } else {
+        log::error!("machine ended: {end}");
+    }
+    sender.send_replace(Some(Arc::new(end)));
+}
+
+async fn kill(child: &mut Child) -> std::io::Result<ExitStatus> {
+    // Fails only when the child is gone already.
+    let _ = child.start_kill();
+    child.wait().await
+}
+
+fn reason(told: Option<&EndedResponse>, status: &std::io::Result<ExitStatus>) -> String {
+    if let Some(answer) = told {
+        let message = answer.message.trim();
+        let kind = match answer.reason.enum_value_or_default() {
+            Reason::POWER_OFF => "the guest powered off",
+            Reason::REBOOT => "the guest asked for a reboot",
+            Reason::PANIC => "the guest kernel panicked",
+            Reason::STOPPED => "the machine was stopped",
+            Reason::FAILED => "the machine failed",
+            Reason::UNKNOWN => "the machine ended",
+        };
+        return if message.is_empty() { kind.into() } else { format!("{kind}: {message}") };
+    }
+    match status {
+        Ok(status) => match (status.signal(), status.code()) {
+            (Some(signal), _) => format!("the machine was killed by signal {signal}"),
+            (_, code) => format!("the machine's process ended with status {}", code.unwrap_or(-1)),
+        },
+        Err(error) => format!("the machine's process is lost: {error}"),
+    }
+}
+
+fn instructions(stats: &StatsResponse) -> Option<u64> {
+    let total = stats.vcpus.iter().fold(0u64, |sum, vcpu| sum.saturating_add(vcpu.instructions));
+    (total > 0).then_some(total)
+}
+
+/// The last lines of the console's file; empty when there is none.
+fn console_tail(path: &Path) -> Vec<String> {
+    let read = || {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    last_lines(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+}
+
+/// At most [`TAIL_LINES`] lines from the end, without blank ones and without anything that would steer a terminal.
+fn last_lines(lines: Vec<String>) -> Vec<String> {
+    let clean = |line: String| line.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
+    let lines: Vec<String> = lines.into_iter().map(clean).filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
+}
+
+/// A ttrpc error without its wrapping.
+pub fn plain(error: &ttrpc::Error) -> String {
+    match error {
+        ttrpc::Error::RpcStatus(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_names_cause_and_last_lines() {
+        let killed: std::io::Result<ExitStatus> = Ok(ExitStatus::from_raw(9));
+        assert_eq!(reason(None, &killed), "the machine was killed by signal 9");
+        let told = EndedResponse { reason: Reason::PANIC.into(), message: "no init".into(), ..Default::default() };
+        assert_eq!(reason(Some(&told), &killed), "the guest kernel panicked: no init");
+    }
+
+    #[test]
+    fn console_lines_are_bounded_and_harmless() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text: String = (0..1000).map(|n| format!("line {n}\u{1b}[2J\r\n\n")).collect();
+        std::fs::write(file.path(), text).unwrap();
+        let tail = console_tail(file.path());
+        assert_eq!(tail.len(), TAIL_LINES);
+        assert_eq!(tail.last().unwrap(), "line 999[2J");
+        assert!(console_tail(Path::new("/nonexistent")).is_empty());
+    }
+}

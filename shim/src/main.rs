@@ -1,2 +1,0 @@
-//! Paperboat.
-fn main() {}

@@ -1,0 +1,110 @@
+//! A container's cgroup v2 files as the metrics message that containerd's clients understand.
+
+use std::collections::HashMap;
+
+use containerd_shim_protos::cgroups_v2::metrics::{CPUStat, MemoryEvents, MemoryStat, Metrics, PidsStat};
+use protobuf::{Message, MessageField};
+
+/// Type of the message, as containerd's registry of types knows it.
+pub const TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
+
+/// Encodes the counters of the named cgroup files; files that are missing or strange count as zero.
+pub fn encode(files: &HashMap<String, String>) -> protobuf::Result<Vec<u8>> {
+    metrics(files).write_to_bytes()
+}
+
+fn metrics(files: &HashMap<String, String>) -> Metrics {
+    let single = |name: &str| files.get(name).and_then(|text| number(text.trim())).unwrap_or(0);
+    let keyed = |name: &str| Keyed::parse(files.get(name).map_or("", String::as_str));
+    let (cpu, memory, events) = (keyed("cpu.stat"), keyed("memory.stat"), keyed("memory.events"));
+    Metrics {
+        pids: MessageField::some(PidsStat { current: single("pids.current"), limit: single("pids.max"), ..Default::default() }),
+        cpu: MessageField::some(CPUStat {
+            usage_usec: cpu.of("usage_usec"),
+            user_usec: cpu.of("user_usec"),
+            system_usec: cpu.of("system_usec"),
+            nr_periods: cpu.of("nr_periods"),
+            nr_throttled: cpu.of("nr_throttled"),
+            throttled_usec: cpu.of("throttled_usec"),
+            ..Default::default()
+        }),
+        memory: MessageField::some(MemoryStat {
+            anon: memory.of("anon"),
+            file: memory.of("file"),
+            kernel_stack: memory.of("kernel_stack"),
+            slab: memory.of("slab"),
+            sock: memory.of("sock"),
+            shmem: memory.of("shmem"),
+            file_mapped: memory.of("file_mapped"),
+            file_dirty: memory.of("file_dirty"),
+            file_writeback: memory.of("file_writeback"),
+            inactive_anon: memory.of("inactive_anon"),
+            active_anon: memory.of("active_anon"),
+            inactive_file: memory.of("inactive_file"),
+            active_file: memory.of("active_file"),
+            unevictable: memory.of("unevictable"),
+            slab_reclaimable: memory.of("slab_reclaimable"),
+            slab_unreclaimable: memory.of("slab_unreclaimable"),
+            pgfault: memory.of("pgfault"),
+            pgmajfault: memory.of("pgmajfault"),
+            usage: single("memory.current"),
+            usage_limit: single("memory.max"),
+            swap_usage: single("memory.swap.current"),
+            swap_limit: single("memory.swap.max"),
+            ..Default::default()
+        }),
+        memory_events: MessageField::some(MemoryEvents {
+            low: events.of("low"),
+            high: events.of("high"),
+            max: events.of("max"),
+            oom: events.of("oom"),
+            oom_kill: events.of("oom_kill"),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A number or cgroup v2's word for "no limit".
+fn number(text: &str) -> Option<u64> {
+    if text == "max" { Some(u64::MAX) } else { text.parse().ok() }
+}
+
+/// A flat keyed file: a name and a number on each line.
+struct Keyed<'a>(HashMap<&'a str, u64>);
+
+impl<'a> Keyed<'a> {
+    fn parse(text: &'a str) -> Self {
+        Self(
+            text.lines().filter_map(|line| line.split_once(' ')).filter_map(|(key, value)| Some((key, number(value)?))).collect(),
+        )
+    }
+
+    fn of(&self, key: &str) -> u64 {
+        self.0.get(key).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroup_files_become_counters() {
+        let files = [
+            ("memory.current", "4096\n"),
+            ("memory.max", "max\n"),
+            ("pids.current", "3\n"),
+            ("cpu.stat", "usage_usec 10\nuser_usec 7\nsystem_usec 3\n"),
+            ("memory.stat", "anon 5\nstrange\nfile -1\n"),
+            ("memory.events", "oom_kill 2\n"),
+        ];
+        let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into_iter().collect();
+        let decoded = Metrics::parse_from_bytes(&encode(&files).unwrap()).unwrap();
+        assert_eq!(
+            (decoded.memory.usage, decoded.memory.usage_limit, decoded.memory.anon, decoded.memory.file),
+            (4096, u64::MAX, 5, 0)
+        );
+        assert_eq!((decoded.cpu.usage_usec, decoded.pids.current, decoded.memory_events.oom_kill), (10, 3, 2));
+    }
+}

@@ -1,0 +1,300 @@
+//! containerd's Task API over one pod.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use containerd_shim_protos::api;
+use containerd_shim_protos::shim_async::Task;
+use protobuf::MessageField;
+use protobuf::well_known_types::any::Any;
+use tokio::sync::{Mutex, Notify};
+use ttrpc::Code;
+use ttrpc::r#async::TtrpcContext;
+use ttrpc::error::get_rpc_status;
+
+use crate::agent::AgentError;
+use crate::config::Config;
+use crate::container::Phase;
+use crate::events::Publisher;
+use crate::pod::{CreateOptions, Pod, PodError};
+use crate::streams::StdioPaths;
+
+/// Longest description of an added process, in bytes: its arguments and environment, which Linux bounds below this.
+const MAX_PROCESS_BYTES: usize = 4 << 20;
+
+/// The Task service of one shim.
+#[derive(Clone)]
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    namespace: String,
+    pod_id: String,
+    config: Config,
+    publisher: Publisher,
+    pod: RwLock<Option<Arc<Pod>>>,
+    /// One creation at a time: the first boots the machine the others wait for.
+    creating: Mutex<()>,
+    done: Notify,
+}
+
+impl From<PodError> for ttrpc::Error {
+    fn from(error: PodError) -> Self {
+        let code = match &error {
+            PodError::NotFound(_) | PodError::Finished | PodError::Agent(AgentError::NotFound(_)) => Code::NOT_FOUND,
+            PodError::Exists(_) => Code::ALREADY_EXISTS,
+            PodError::WrongPhase { .. } => Code::FAILED_PRECONDITION,
+            PodError::BadId(_) | PodError::Spec(_) | PodError::Architecture(_) | PodError::Stream(_) => Code::INVALID_ARGUMENT,
+            _ => Code::UNKNOWN,
+        };
+        get_rpc_status(code, error)
+    }
+}
+
+impl Service {
+    /// A service without a pod; the first Create boots it.
+    pub fn new(namespace: &str, pod_id: &str, config: Config, publisher: Publisher) -> Self {
+        let shared = Shared {
+            namespace: namespace.into(),
+            pod_id: pod_id.into(),
+            config,
+            publisher,
+            pod: RwLock::default(),
+            creating: Mutex::default(),
+            done: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Returns once containerd has no more use for this shim.
+    pub async fn done(&self) {
+        self.shared.done.notified().await;
+    }
+
+    /// Ends what may still be there.
+    pub async fn close(&self) {
+        if let Ok(pod) = self.pod() {
+            pod.end_machine().await;
+            if let Err(error) = crate::cleanup::remove_pod(pod.paths()) {
+                log::error!("{error}");
+            }
+        }
+    }
+
+    fn pod(&self) -> Result<Arc<Pod>, PodError> {
+        let pod = self.shared.pod.read().unwrap_or_else(PoisonError::into_inner);
+        pod.clone().ok_or_else(|| PodError::NotFound(format!("pod {}", self.shared.pod_id)))
+    }
+
+    fn set_pod(&self, pod: Option<Arc<Pod>>) {
+        *self.shared.pod.write().unwrap_or_else(PoisonError::into_inner) = pod;
+    }
+
+    async fn create_container(&self, options: CreateOptions) -> Result<u32, PodError> {
+        let _one_at_a_time = self.shared.creating.lock().await;
+        match self.pod() {
+            Ok(pod) => {
+                pod.create(options).await?;
+                Ok(pod.pid())
+            }
+            Err(_) => {
+                let shared = &self.shared;
+                let pod = Pod::boot(&shared.config, &shared.namespace, &shared.pod_id, shared.publisher.clone(), options).await?;
+                let pid = pod.pid();
+                self.set_pod(Some(pod));
+                Ok(pid)
+            }
+        }
+    }
+
+    async fn delete_process(&self, id: &str, exec_id: &str) -> Result<api::DeleteResponse, PodError> {
+        let pod = self.pod()?;
+        let exit = pod.delete(id, exec_id).await?;
+        if pod.is_empty() {
+            self.set_pod(None);
+        }
+        Ok(api::DeleteResponse {
+            pid: pod.pid(),
+            exit_status: exit.status,
+            exited_at: MessageField::some(exit.at.into()),
+            ..Default::default()
+        })
+    }
+
+    fn state_of(&self, id: &str, exec_id: &str) -> Result<api::StateResponse, PodError> {
+        let pod = self.pod()?;
+        let container = pod.container(id)?;
+        let process = pod.process(id, exec_id)?;
+        let mut answer = api::StateResponse {
+            id: id.into(),
+            exec_id: exec_id.into(),
+            bundle: container.bundle.clone(),
+            pid: pod.pid(),
+            stdin: process.stdio.stdin.clone(),
+            stdout: process.stdio.stdout.clone(),
+            stderr: process.stdio.stderr.clone(),
+            terminal: process.stdio.terminal,
+            ..Default::default()
+        };
+        let status = match process.phase() {
+            Phase::Created => api::Status::CREATED,
+            Phase::Running => api::Status::RUNNING,
+            Phase::Paused => api::Status::PAUSED,
+            Phase::Stopped(exit) => {
+                answer.exit_status = exit.status;
+                answer.exited_at = MessageField::some(exit.at.into());
+                api::Status::STOPPED
+            }
+        };
+        answer.status = status.into();
+        Ok(answer)
+    }
+}
+
+/// Runs an operation to its end even if the client goes away meanwhile (ttrpc drops the handler then): half an operation would leave
+/// half a container.
+async fn whole<T: Send + 'static>(operation: impl Future<Output = Result<T, PodError>> + Send + 'static) -> ttrpc::Result<T> {
+    match tokio::spawn(operation).await {
+        Ok(result) => result.map_err(|error| {
+            log::warn!("{error}");
+            error.into()
+        }),
+        Err(error) => Err(get_rpc_status(Code::INTERNAL, error)),
+    }
+}
+
+#[async_trait]
+impl Task for Service {
+    async fn create(&self, _: &TtrpcContext, request: api::CreateTaskRequest) -> ttrpc::Result<api::CreateTaskResponse> {
+        if !request.checkpoint.is_empty() {
+            return Err(get_rpc_status(Code::UNIMPLEMENTED, "restoring a checkpoint is not implemented"));
+        }
+        let service = self.clone();
+        let stdio =
+            StdioPaths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
+        let options = CreateOptions { id: request.id, bundle: request.bundle, mounts: request.rootfs, stdio };
+        let pid = whole(async move { service.create_container(options).await }).await?;
+        Ok(api::CreateTaskResponse { pid, ..Default::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
+        let pod = self.pod()?;
+        let pid = pod.pid();
+        whole(async move { pod.start(&request.id, &request.exec_id).await }).await?;
+        Ok(api::StartResponse { pid, ..Default::default() })
+    }
+
+    async fn state(&self, _: &TtrpcContext, request: api::StateRequest) -> ttrpc::Result<api::StateResponse> {
+        Ok(self.state_of(&request.id, &request.exec_id)?)
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
+        let exit = self.pod()?.process(&request.id, &request.exec_id)?.ended().await;
+        Ok(api::WaitResponse { exit_status: exit.status, exited_at: MessageField::some(exit.at.into()), ..Default::default() })
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> ttrpc::Result<api::Empty> {
+        let pod = self.pod()?;
+        whole(async move { pod.kill(&request.id, &request.exec_id, request.signal, request.all).await }).await?;
+        Ok(api::Empty::new())
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
+        let service = self.clone();
+        whole(async move { service.delete_process(&request.id, &request.exec_id).await }).await
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: api::ExecProcessRequest) -> ttrpc::Result<api::Empty> {
+        let pod = self.pod()?;
+        let description = request.spec.into_option().unwrap_or_default().value;
+        if description.len() > MAX_PROCESS_BYTES {
+            return Err(get_rpc_status(Code::INVALID_ARGUMENT, "the process's description is larger than 4 MiB"));
+        }
+        let stdio =
+            StdioPaths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
+        whole(async move { pod.exec(&request.id, &request.exec_id, &description, stdio).await }).await?;
+        Ok(api::Empty::new())
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> ttrpc::Result<api::PidsResponse> {
+        let pod = self.pod()?;
+        pod.container(&request.id)?;
+        let processes = pod.or_machine_end(pod.agent().pids(&request.id)).await?;
+        // Guest pids mean nothing on the host, and clients look them up there (`docker top`): each process of the guest is
+        // told as the host process that it runs in.
+        let entry = |_| api::ProcessInfo { pid: pod.pid(), ..Default::default() };
+        Ok(api::PidsResponse { processes: processes.into_iter().map(entry).collect(), ..Default::default() })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> ttrpc::Result<api::Empty> {
+        let pod = self.pod()?;
+        whole(async move { pod.freeze(&request.id, true).await }).await?;
+        Ok(api::Empty::new())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> ttrpc::Result<api::Empty> {
+        let pod = self.pod()?;
+        whole(async move { pod.freeze(&request.id, false).await }).await?;
+        Ok(api::Empty::new())
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, _: api::CheckpointTaskRequest) -> ttrpc::Result<api::Empty> {
+        Err(get_rpc_status(Code::UNIMPLEMENTED, "checkpoint is not implemented"))
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, request: api::ResizePtyRequest) -> ttrpc::Result<api::Empty> {
+        let pod = self.pod()?;
+        pod.process(&request.id, &request.exec_id)?;
+        pod.or_machine_end(pod.agent().resize(&request.id, &request.exec_id, request.width, request.height)).await?;
+        Ok(api::Empty::new())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: api::CloseIORequest) -> ttrpc::Result<api::Empty> {
+        let process = self.pod()?.process(&request.id, &request.exec_id)?;
+        if request.stdin
+            && let Some(streams) = process.streams.lock().await.as_ref()
+        {
+            streams.close_input();
+        }
+        Ok(api::Empty::new())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> ttrpc::Result<api::Empty> {
+        let pod = self.pod()?;
+        pod.container(&request.id)?;
+        let resources = request.resources.into_option().unwrap_or_default().value;
+        let resources = String::from_utf8(resources).map_err(|error| get_rpc_status(Code::INVALID_ARGUMENT, error))?;
+        pod.or_machine_end(pod.agent().update(&request.id, &resources)).await?;
+        Ok(api::Empty::new())
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: api::StatsRequest) -> ttrpc::Result<api::StatsResponse> {
+        let pod = self.pod()?;
+        pod.container(&request.id)?;
+        let files = pod.or_machine_end(pod.agent().stats(&request.id)).await?;
+        let value = crate::metrics::encode(&files).map_err(|error| get_rpc_status(Code::INTERNAL, error))?;
+        let any = Any { type_url: crate::metrics::TYPE_URL.into(), value, ..Default::default() };
+        Ok(api::StatsResponse { stats: MessageField::some(any), ..Default::default() })
+    }
+
+    async fn connect(&self, _: &TtrpcContext, request: api::ConnectRequest) -> ttrpc::Result<api::ConnectResponse> {
+        let pod = self.pod()?;
+        pod.container(&request.id)?;
+        Ok(api::ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: pod.pid(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, request: api::ShutdownRequest) -> ttrpc::Result<api::Empty> {
+        // Several containers share this shim: each one's removal asks for a shutdown, the last one means it.
+        let idle = self.pod().map_or(true, |pod| pod.is_empty());
+        if idle || request.now {
+            self.shared.done.notify_one();
+        }
+        Ok(api::Empty::new())
+    }
+}

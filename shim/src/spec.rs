@@ -1,0 +1,298 @@
+//! The bundle's OCI runtime specification: the few fields the host side needs, and the copy for the guest with host paths replaced.
+//! The document itself is kept as JSON, so that fields this shim does not know reach the agent untouched.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use paperboat_protocol::SHARE_MOUNT;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Largest config.json read, in bytes. Linux bounds arguments and environment at a few MiB; the rest is small beside them.
+const MAX_SPEC_BYTES: u64 = 64 << 20;
+
+/// Why a specification was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// config.json cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// config.json is not an OCI specification.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// config.json is larger than any specification.
+    #[error("{0}: larger than 64 MiB")]
+    TooLarge(PathBuf),
+    /// A volume whose source does not exist on the host.
+    #[error("mount of {source_path} at {destination}: {source}")]
+    Volume {
+        /// The host's path.
+        source_path: PathBuf,
+        /// The container's path.
+        destination: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The parts of the specification that the host side acts on.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct View {
+    process: Option<ProcessView>,
+    root: Option<RootView>,
+    hostname: String,
+    mounts: Vec<MountView>,
+    annotations: HashMap<String, String>,
+    linux: Option<LinuxView>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProcessView {
+    args: Vec<String>,
+    env: Vec<String>,
+    cwd: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RootView {
+    path: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct MountView {
+    destination: String,
+    #[serde(rename = "type")]
+    kind: String,
+    source: PathBuf,
+    options: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct LinuxView {
+    namespaces: Vec<NamespaceView>,
+    cgroups_path: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NamespaceView {
+    #[serde(rename = "type")]
+    kind: String,
+    path: PathBuf,
+}
+
+/// The network namespace in which the pod's machine lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkNamespace {
+    /// The host's own.
+    Host,
+    /// One that nobody else has.
+    Fresh,
+    /// An existing one.
+    Path(PathBuf),
+}
+
+/// Part a container plays in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The pod is this container.
+    Single,
+    /// Stands for the pod; nothing runs in it.
+    Sandbox,
+    /// One of the pod's containers.
+    Member,
+}
+
+/// A host path to be mounted into the pod's share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The host's path.
+    pub source: PathBuf,
+    /// Name below the container's `mounts` directory.
+    pub name: String,
+    /// A directory; otherwise a file.
+    pub directory: bool,
+    /// Mounts below the source come along.
+    pub recursive: bool,
+    /// Not to be written through.
+    pub read_only: bool,
+}
+
+/// A bundle's specification.
+#[derive(Debug)]
+pub struct Spec {
+    document: Value,
+    view: View,
+}
+
+impl Spec {
+    /// Reads `config.json` of a bundle.
+    pub fn load(bundle: &Path) -> Result<Self, SpecError> {
+        let path = bundle.join("config.json");
+        let read = |source| SpecError::Read { path: path.clone(), source };
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(&path).map_err(read)?;
+        file.take(MAX_SPEC_BYTES + 1).read_to_end(&mut bytes).map_err(read)?;
+        if bytes.len() as u64 > MAX_SPEC_BYTES {
+            return Err(SpecError::TooLarge(path));
+        }
+        Self::parse(&bytes).map_err(|source| SpecError::Parse { path, source })
+    }
+
+    /// Parses a specification.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let document: Value = serde_json::from_slice(bytes)?;
+        let view = View::deserialize(&document)?;
+        Ok(Self { document, view })
+    }
+
+    /// The pod this container belongs to, where its annotations name one.
+    pub fn sandbox_id(&self) -> Option<&str> {
+        self.view.annotations.get("io.kubernetes.cri.sandbox-id").map(String::as_str).filter(|id| !id.is_empty())
+    }
+
+    /// Part the container plays in its pod.
+    pub fn role(&self) -> Role {
+        match self.view.annotations.get("io.kubernetes.cri.container-type").map(String::as_str) {
+            Some("sandbox") => Role::Sandbox,
+            Some("container") => Role::Member,
+            _ => Role::Single,
+        }
+    }
+
+    /// Host name of the container.
+    pub fn hostname(&self) -> &str {
+        &self.view.hostname
+    }
+
+    /// The network namespace the specification asks for.
+    pub fn network_namespace(&self) -> NetworkNamespace {
+        let namespaces = self.view.linux.iter().flat_map(|linux| &linux.namespaces);
+        match namespaces.into_iter().find(|namespace| namespace.kind == "network") {
+            None => NetworkNamespace::Host,
+            Some(namespace) if namespace.path.as_os_str().is_empty() => NetworkNamespace::Fresh,
+            Some(namespace) => NetworkNamespace::Path(namespace.path.clone()),
+        }
+    }
+
+    /// The container's cgroup as the client names it; empty when it does not.
+    pub fn cgroups_path(&self) -> &str {
+        self.view.linux.as_ref().map_or("", |linux| &linux.cgroups_path)
+    }
+
+    /// `root.path`: absolute, or relative to the bundle.
+    pub fn root_path(&self) -> &Path {
+        self.view.root.as_ref().map_or(Path::new("rootfs"), |root| &root.path)
+    }
+
+    /// Arguments, environment and working directory of the container's process.
+    pub fn program(&self) -> Option<(&[String], &[String], &Path)> {
+        let process = self.view.process.as_ref()?;
+        let cwd = if process.cwd.as_os_str().is_empty() { Path::new("/") } else { &process.cwd };
+        Some((&process.args, &process.env, cwd))
+    }
+
+    /// The specification for the guest, and the host paths that it needs in the share. `container_in_share` is the container's
+    /// directory, relative to the share.
+    pub fn for_guest(&self, container_in_share: &Path) -> Result<(Vec<u8>, Vec<Volume>), SpecError> {
+        let in_guest = Path::new(SHARE_MOUNT).join(container_in_share);
+        let mut document = self.document.clone();
+        document["root"]["path"] = json!(in_guest.join("rootfs"));
+        let mut volumes = Vec::new();
+        for (index, mount) in self.view.mounts.iter().enumerate() {
+            let bound = mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind");
+            if !bound || !mount.source.is_absolute() {
+                continue;
+            }
+            let metadata = std::fs::metadata(&mount.source).map_err(|source| SpecError::Volume {
+                source_path: mount.source.clone(),
+                destination: mount.destination.clone(),
+                source,
+            })?;
+            let volume = Volume {
+                source: mount.source.clone(),
+                name: index.to_string(),
+                directory: metadata.is_dir(),
+                recursive: !mount.options.iter().any(|option| option == "bind"),
+                read_only: mount.options.iter().any(|option| option == "ro"),
+            };
+            document["mounts"][index]["source"] = json!(in_guest.join("mounts").join(&volume.name));
+            volumes.push(volume);
+        }
+        let bytes = serde_json::to_vec(&document).map_err(|source| SpecError::Parse { path: "config.json".into(), source })?;
+        Ok((bytes, volumes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(document: Value) -> Spec {
+        Spec::parse(document.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn network_namespaces_are_told_apart() {
+        let of = |namespaces: Value| spec(json!({"linux": {"namespaces": namespaces}})).network_namespace();
+        assert_eq!(of(json!([{"type": "pid"}])), NetworkNamespace::Host);
+        assert_eq!(of(json!([{"type": "network"}])), NetworkNamespace::Fresh);
+        assert_eq!(of(json!([{"type": "network", "path": "/run/netns/a"}])), NetworkNamespace::Path("/run/netns/a".into()));
+    }
+
+    #[test]
+    fn cri_annotations_give_pod_and_role() {
+        let member = spec(json!({"annotations": {
+            "io.kubernetes.cri.sandbox-id": "pod", "io.kubernetes.cri.container-type": "container"}}));
+        assert_eq!((member.sandbox_id(), member.role()), (Some("pod"), Role::Member));
+        assert_eq!((spec(json!({})).sandbox_id(), spec(json!({})).role()), (None, Role::Single));
+    }
+
+    #[test]
+    fn the_guests_copy_has_guest_paths_and_keeps_the_rest() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("hosts");
+        std::fs::write(&file, "").unwrap();
+        let original = spec(json!({
+            "root": {"path": "rootfs", "readonly": true},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/data", "type": "bind", "source": directory.path(), "options": ["rbind", "ro"]},
+                {"destination": "/etc/hosts", "type": "none", "source": file, "options": ["bind"]},
+            ],
+            "futureField": {"kept": 1},
+        }));
+        let (bytes, volumes) = original.for_guest(Path::new("containers/c")).unwrap();
+        let guest: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(guest["root"], json!({"path": "/run/paperboat/share/containers/c/rootfs", "readonly": true}));
+        assert_eq!(guest["mounts"][0]["source"], "proc");
+        assert_eq!(guest["mounts"][1]["source"], "/run/paperboat/share/containers/c/mounts/1");
+        assert_eq!(guest["futureField"]["kept"], 1);
+        assert_eq!(volumes.len(), 2);
+        assert!(volumes[0].directory && volumes[0].recursive && volumes[0].read_only);
+        assert!(!volumes[1].directory && !volumes[1].recursive && !volumes[1].read_only);
+    }
+
+    #[test]
+    fn a_volume_that_is_not_there_is_named() {
+        let missing = spec(json!({"mounts": [{"destination": "/d", "type": "bind", "source": "/nonexistent/x"}]}));
+        let message = missing.for_guest(Path::new("c")).unwrap_err().to_string();
+        assert!(message.contains("/nonexistent/x") && message.contains("/d"), "{message}");
+    }
+}
