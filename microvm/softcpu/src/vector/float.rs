@@ -1,17 +1,265 @@
 //! Floating-point instructions (ISA 3.0B I 4).
 
+use super::fpscr::{self, ALL_EXCEPTIONS, FEX, FX, VX};
+use super::scalar::{compare_to_cr, conclude, conclude_integer, double, test_divide, test_square_root, to_integral};
+use super::softfloat::arithmetic::{add, divide, multiply, multiply_add, reciprocal, reciprocal_root, square_root};
+use super::softfloat::convert::{
+    Integer, SIGNED_DOUBLEWORD, SIGNED_WORD, UNSIGNED_DOUBLEWORD, UNSIGNED_WORD, double_to_single, from_signed, from_unsigned,
+    single_to_double, to_integer,
+};
+use super::softfloat::round::Rounding;
+use super::softfloat::{DOUBLE, Format, Number, SINGLE};
+use super::storage;
 use crate::exec::DataMemory;
 use crate::mmu::Fault;
 use crate::state::State;
 use crate::table::{FloatOp, Insn};
 
+/// The bits of the FPSCR that instructions can write: not FEX and VX, which are summaries, nor the reserved ones.
+const WRITABLE: u64 = 0x7_ffff_f7ff & !((FEX | VX) as u64);
+/// DRN: decimal rounding mode, bits 29 to 31.
+const DRN: u64 = 7 << 32;
+/// VE, OE, UE, ZE, XE.
+const ENABLES: u64 = 0xf8;
+/// The control bits that mffscrn and its family return: DRN, the enables, NI and RN.
+const CONTROL: u64 = DRN | 0xff;
+/// FR, FI and FPRF, which mffsl returns too.
+const STATUS: u64 = 0x7_f000;
+const SIGN: u64 = 1 << 63;
+
 /// Executes one instruction of the class.
-pub(super) fn execute(op: FloatOp, insn: Insn, state: &mut State, _memory: &mut dyn DataMemory) -> Result<(), Fault> {
-    match op {
-        FloatOp::Fmr => state.set_fpr(insn.rt(), state.fpr(insn.rb())),
+pub(super) fn execute(op: FloatOp, insn: Insn, state: &mut State, memory: &mut dyn DataMemory) -> Result<(), Fault> {
+    use FloatOp::*;
+    // Only the operands that the instruction has are looked at.
+    let (a, b, c) = (state.fpr(insn.ra()), state.fpr(insn.rb()), state.fpr(insn.rc()));
+    let result = match op {
+        Lfs | Lfsu | Lfsx | Lfsux | Lfd | Lfdu | Lfdx | Lfdux | Lfiwax | Lfiwzx | Lfdp | Lfdpx => {
+            return load(op, insn, state, memory);
+        }
+        Stfs | Stfsu | Stfsx | Stfsux | Stfd | Stfdu | Stfdx | Stfdux | Stfiwx | Stfdp | Stfdpx => {
+            return store(op, insn, state, memory);
+        }
+
+        Fmr => Some(b),
+        Fneg => Some(b ^ SIGN),
+        Fabs => Some(b & !SIGN),
+        Fnabs => Some(b | SIGN),
+        Fcpsgn => Some(a & SIGN | b & !SIGN),
+        Fmrgew => Some(a & 0xffff_ffff_0000_0000 | b >> 32),
+        Fmrgow => Some(a << 32 | b & 0xffff_ffff),
+
+        Fadd => sum(state, double(a), double(b), DOUBLE),
+        Fadds => sum(state, double(a), double(b), SINGLE),
+        Fsub => sum(state, double(a), double(b).negated(), DOUBLE),
+        Fsubs => sum(state, double(a), double(b).negated(), SINGLE),
+        Fmul => conclude(state, multiply(double(a), double(c)), DOUBLE),
+        Fmuls => conclude(state, multiply(double(a), double(c)), SINGLE),
+        Fdiv => conclude(state, divide(double(a), double(b), DOUBLE), DOUBLE),
+        Fdivs => conclude(state, divide(double(a), double(b), DOUBLE), SINGLE),
+        Fsqrt => conclude(state, square_root(double(b), DOUBLE), DOUBLE),
+        Fsqrts => conclude(state, square_root(double(b), DOUBLE), SINGLE),
+        Fre => conclude(state, reciprocal(double(b)), DOUBLE),
+        Fres => conclude(state, reciprocal(double(b)), SINGLE),
+        Frsqrte => conclude(state, reciprocal_root(double(b)), DOUBLE),
+        Frsqrtes => conclude(state, reciprocal_root(double(b)), SINGLE),
+        Fmadd => fused(state, [a, c, b], [false, false], DOUBLE),
+        Fmadds => fused(state, [a, c, b], [false, false], SINGLE),
+        Fmsub => fused(state, [a, c, b], [true, false], DOUBLE),
+        Fmsubs => fused(state, [a, c, b], [true, false], SINGLE),
+        Fnmadd => fused(state, [a, c, b], [false, true], DOUBLE),
+        Fnmadds => fused(state, [a, c, b], [false, true], SINGLE),
+        Fnmsub => fused(state, [a, c, b], [true, true], DOUBLE),
+        Fnmsubs => fused(state, [a, c, b], [true, true], SINGLE),
+
+        Frsp => {
+            let number = double(b);
+            let flags = if number.is_signaling() { fpscr::VXSNAN } else { 0 };
+            conclude(state, (number.quieted().truncated_payload(SINGLE), flags), SINGLE)
+        }
+        Fctid => convert(state, b, SIGNED_DOUBLEWORD, None),
+        Fctidz => convert(state, b, SIGNED_DOUBLEWORD, Some(Rounding::TowardZero)),
+        Fctidu => convert(state, b, UNSIGNED_DOUBLEWORD, None),
+        Fctiduz => convert(state, b, UNSIGNED_DOUBLEWORD, Some(Rounding::TowardZero)),
+        Fctiw => convert(state, b, SIGNED_WORD, None),
+        Fctiwz => convert(state, b, SIGNED_WORD, Some(Rounding::TowardZero)),
+        Fctiwu => convert(state, b, UNSIGNED_WORD, None),
+        Fctiwuz => convert(state, b, UNSIGNED_WORD, Some(Rounding::TowardZero)),
+        Fcfid => conclude(state, (from_signed(b as i64), 0), DOUBLE),
+        Fcfidu => conclude(state, (from_unsigned(b), 0), DOUBLE),
+        Fcfids => conclude(state, (from_signed(b as i64), 0), SINGLE),
+        Fcfidus => conclude(state, (from_unsigned(b), 0), SINGLE),
+        Frin => conclude(state, to_integral(double(b), Rounding::NearestAway), DOUBLE),
+        Friz => conclude(state, to_integral(double(b), Rounding::TowardZero), DOUBLE),
+        Frip => conclude(state, to_integral(double(b), Rounding::Up), DOUBLE),
+        Frim => conclude(state, to_integral(double(b), Rounding::Down), DOUBLE),
+
+        Ftdiv => {
+            state.set_cr_field(insn.bf(), test_divide(a, b, DOUBLE));
+            return Ok(());
+        }
+        Ftsqrt => {
+            state.set_cr_field(insn.bf(), test_square_root(b, DOUBLE));
+            return Ok(());
+        }
+        Fcmpu | Fcmpo => {
+            compare_to_cr(state, insn.bf(), double(a), double(b), op == Fcmpo);
+            return Ok(());
+        }
+        // -0 counts as zero, a NaN as less.
+        Fsel => Some(if a & !SIGN == 0 || (a & SIGN == 0 && a <= 0x7ff0_0000_0000_0000) { c } else { b }),
+
+        Mffs | Mffsce | Mffscdrn | Mffscdrni | Mffscrn | Mffscrni | Mffsl => Some(move_from_fpscr(op, insn, b, state)),
+        Mcrfs => {
+            move_to_cr(insn, state);
+            return Ok(());
+        }
+        Mtfsfi | Mtfsf | Mtfsb0 | Mtfsb1 => {
+            move_to_fpscr(op, insn, b, state);
+            None
+        }
+
+        // The facility is never available; the interpreter does not come here.
+        Dadd | Daddq | Dsub | Dsubq | Dmul | Dmulq | Ddiv | Ddivq | Dcmpo | Dcmpoq | Dcmpu | Dcmpuq | Dtstdc | Dtstdcq
+        | Dtstdg | Dtstdgq | Dtstex | Dtstexq | Dtstsf | Dtstsfq | Dtstsfi | Dtstsfiq | Dquai | Dquaiq | Dqua | Dquaq | Drrnd
+        | Drrndq | Drintx | Drintxq | Drintn | Drintnq | Dctdp | Dctqpq | Drsp | Drdpq | Dcffix | Dcffixq | Dctfix | Dctfixq
+        | Ddedpd | Ddedpdq | Denbcd | Denbcdq | Dxex | Dxexq | Diex | Diexq | Dscli | Dscliq | Dscri | Dscriq => return Ok(()),
+    };
+    if let Some(bits) = result {
+        state.set_fpr(insn.rt(), bits);
     }
-    if insn.record() {
+    if insn.record() && op.row().has_rc {
         state.set_cr_field(1, (state.fpscr >> 28) as u32);
     }
     Ok(())
+}
+
+fn sum(state: &mut State, a: Number, b: Number, format: Format) -> Option<u64> {
+    let exact = add(a, b, fpscr::rounding(state));
+    conclude(state, exact, format)
+}
+
+/// a × c ± b, the result negated if asked; NaNs keep their sign.
+fn fused(state: &mut State, [a, c, b]: [u64; 3], [subtract, negate]: [bool; 2], format: Format) -> Option<u64> {
+    let b = double(b);
+    let b = if subtract { b.negated() } else { b };
+    let exact = multiply_add(double(a), double(c), b, fpscr::rounding(state));
+    super::scalar::conclude_negated(state, exact, format, negate)
+}
+
+/// Conversion to an integer, rounded by RN or as the instruction says.
+fn convert(state: &mut State, b: u64, integer: Integer, rounding: Option<Rounding>) -> Option<u64> {
+    let rounding = rounding.unwrap_or_else(|| fpscr::rounding(state));
+    conclude_integer(state, to_integer(double(b), integer, rounding))
+}
+
+fn load(op: FloatOp, insn: Insn, state: &mut State, memory: &mut dyn DataMemory) -> Result<(), Fault> {
+    use FloatOp::*;
+    let ea = match op {
+        Lfs | Lfsu | Lfd | Lfdu => storage::displaced(insn, state, insn.si()),
+        Lfdp => storage::displaced(insn, state, insn.ds()),
+        _ => storage::indexed(insn, state),
+    };
+    match op {
+        Lfs | Lfsu | Lfsx | Lfsux => {
+            let word = memory.load(ea, 4)? as u32;
+            state.set_fpr(insn.rt(), single_to_double(word));
+        }
+        Lfiwax => {
+            let word = memory.load(ea, 4)? as i32;
+            state.set_fpr(insn.rt(), i64::from(word) as u64);
+        }
+        Lfiwzx => {
+            let word = memory.load(ea, 4)? as u32;
+            state.set_fpr(insn.rt(), word.into());
+        }
+        Lfdp | Lfdpx => {
+            let pair = memory.load(ea, 16)?;
+            state.set_fpr(insn.rt() & !1, (pair >> 64) as u64);
+            state.set_fpr(insn.rt() | 1, pair as u64);
+        }
+        _ => {
+            let doubleword = memory.load(ea, 8)? as u64;
+            state.set_fpr(insn.rt(), doubleword);
+        }
+    }
+    if matches!(op, Lfsu | Lfsux | Lfdu | Lfdux) {
+        state.gpr[insn.ra()] = ea;
+    }
+    Ok(())
+}
+
+fn store(op: FloatOp, insn: Insn, state: &mut State, memory: &mut dyn DataMemory) -> Result<(), Fault> {
+    use FloatOp::*;
+    let ea = match op {
+        Stfs | Stfsu | Stfd | Stfdu => storage::displaced(insn, state, insn.si()),
+        Stfdp => storage::displaced(insn, state, insn.ds()),
+        _ => storage::indexed(insn, state),
+    };
+    let source = state.fpr(insn.rt());
+    match op {
+        Stfs | Stfsu | Stfsx | Stfsux => memory.store(ea, 4, double_to_single(source).into())?,
+        Stfiwx => memory.store(ea, 4, (source as u32).into())?,
+        Stfdp | Stfdpx => {
+            let pair = u128::from(state.fpr(insn.rt() & !1)) << 64 | u128::from(state.fpr(insn.rt() | 1));
+            memory.store(ea, 16, pair)?;
+        }
+        _ => memory.store(ea, 8, source.into())?,
+    }
+    if matches!(op, Stfsu | Stfsux | Stfdu | Stfdux) {
+        state.gpr[insn.ra()] = ea;
+    }
+    Ok(())
+}
+
+/// mffs and its family: returns what goes to FRT, and changes what the instruction changes.
+fn move_from_fpscr(op: FloatOp, insn: Insn, b: u64, state: &mut State) -> u64 {
+    let before = state.fpscr;
+    let (result, cleared, set) = match op {
+        FloatOp::Mffs => (before, 0, 0),
+        FloatOp::Mffsce => (before, ENABLES, 0),
+        FloatOp::Mffscdrn => (before & CONTROL, DRN, b & DRN),
+        FloatOp::Mffscdrni => (before & CONTROL, DRN, u64::from(insn.bits(18, 20)) << 32),
+        FloatOp::Mffscrn => (before & CONTROL, 3, b & 3),
+        FloatOp::Mffscrni => (before & CONTROL, 3, insn.bits(19, 20).into()),
+        _ => (before & (CONTROL | STATUS), 0, 0),
+    };
+    state.fpscr = fpscr::summarized(before & !cleared | set);
+    result
+}
+
+/// mcrfs: a field to CR; exception bits in it are cleared.
+fn move_to_cr(insn: Insn, state: &mut State) {
+    let shift = 28 - 4 * insn.bits(11, 13);
+    state.set_cr_field(insn.bf(), state.fpscr as u32 >> shift);
+    let cleared = (ALL_EXCEPTIONS | FX) & 0xf << shift;
+    state.fpscr = fpscr::summarized(state.fpscr & !u64::from(cleared));
+}
+
+/// mtfsf, mtfsfi, mtfsb0, mtfsb1.
+fn move_to_fpscr(op: FloatOp, insn: Insn, b: u64, state: &mut State) {
+    let (mask, value) = match op {
+        FloatOp::Mtfsf => {
+            let fields =
+                (0..8).filter(|i| insn.bits(7, 14) >> (7 - i) & 1 != 0).fold(0, |mask, i| mask | 0xf_u64 << (28 - 4 * i));
+            let mask = match (insn.bits(6, 6), insn.bits(15, 15)) {
+                (1, _) => u64::MAX,
+                (_, 0) => fields,
+                _ => fields << 32,
+            };
+            (mask, b)
+        }
+        FloatOp::Mtfsfi => {
+            let shift = 28 - 4 * insn.bits(6, 8) + if insn.bits(15, 15) != 0 { 32 } else { 0 };
+            (0xf << shift, u64::from(insn.bits(16, 19)) << shift)
+        }
+        FloatOp::Mtfsb0 => (1 << (31 - insn.rt()), 0),
+        _ => {
+            let bit = 1u32 << (31 - insn.rt());
+            // An exception bit that comes to be set sets FX.
+            fpscr::raise(state, bit);
+            (bit.into(), bit.into())
+        }
+    };
+    let mask = mask & WRITABLE;
+    state.fpscr = fpscr::summarized(state.fpscr & !mask | value & mask);
 }

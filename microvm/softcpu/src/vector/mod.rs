@@ -10,7 +10,10 @@
 //! forms. If a storage access faults, no register has changed.
 
 mod float;
+mod fpscr;
 mod lanes;
+mod scalar;
+mod softfloat;
 mod storage;
 mod vmx;
 mod vsx;
