@@ -14,7 +14,7 @@ mod interrupts;
 mod pci;
 mod queue;
 pub mod rng;
-
+pub mod vsock;
 mod worker;
 
 #[cfg(test)]
@@ -75,6 +75,9 @@ pub enum VirtioError {
         /// The queue's index.
         index: u16,
     },
+    /// The sockets cannot be served.
+    #[error(transparent)]
+    Vsock(#[from] vsock::VsockError),
 }
 
 /// What the driver has set up when it writes DRIVER_OK.

@@ -314,6 +314,12 @@ impl Driver {
         wait_for("a used buffer", || self.take_used(queue))
     }
 
+    /// Gives the device time for something it must not do.
+    pub(super) fn wait_nothing(&mut self, queue: usize) {
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(self.take_used(queue), None, "nothing was expected");
+    }
+
     pub(super) fn bytes(&self, buffer: Buffer, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.ram.memory().read_slice(&mut bytes, GuestAddress(buffer.address)).unwrap();
