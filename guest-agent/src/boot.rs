@@ -63,12 +63,7 @@ const MOUNTS: [Mount; 6] = [
         flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC),
         options: Some("gid=5,mode=0620,ptmxmode=0666"),
     },
-    Mount {
-        what: "tmpfs",
-        target: "/dev/shm",
-        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV),
-        options: Some("mode=1777"),
-    },
+    Mount { what: "tmpfs", target: "/dev/shm", flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV), options: Some("mode=1777") },
 ];
 
 const NO_SUID_EXEC_DEV: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
@@ -86,8 +81,7 @@ pub fn set_up() -> Result<(), BootError> {
         }
         mount(Some(what), target, Some(what), flags, options).map_err(|source| BootError::Mount { what, target, source })?;
     }
-    for (link, target) in
-        [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")]
+    for (link, target) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")]
     {
         std::os::unix::fs::symlink(target, link).map_err(step("links in /dev"))?;
     }
@@ -106,8 +100,11 @@ pub fn set_up() -> Result<(), BootError> {
 /// [`BootError`]; `EINVAL` when the machine has no file system device of that tag.
 pub fn mount_share() -> Result<PathBuf, BootError> {
     fs::create_dir_all(SHARE_MOUNT).map_err(step("directories"))?;
-    mount(Some(SHARE_TAG), SHARE_MOUNT, Some("virtiofs"), MsFlags::empty(), None::<&str>)
-        .map_err(|source| BootError::Mount { what: SHARE_TAG, target: SHARE_MOUNT, source })?;
+    mount(Some(SHARE_TAG), SHARE_MOUNT, Some("virtiofs"), MsFlags::empty(), None::<&str>).map_err(|source| BootError::Mount {
+        what: SHARE_TAG,
+        target: SHARE_MOUNT,
+        source,
+    })?;
     Ok(SHARE_MOUNT.into())
 }
 

@@ -22,8 +22,21 @@ const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 /// Counters and limits that `Stats` answers.
 const STATS_FILES: [&str; 15] = [
-    "cpu.stat", "cpu.max", "cpu.weight", "io.stat", "memory.current", "memory.events", "memory.max", "memory.peak", "memory.stat",
-    "memory.swap.current", "memory.swap.max", "pids.current", "pids.events", "pids.max", "cgroup.events",
+    "cpu.stat",
+    "cpu.max",
+    "cpu.weight",
+    "io.stat",
+    "memory.current",
+    "memory.events",
+    "memory.max",
+    "memory.peak",
+    "memory.stat",
+    "memory.swap.current",
+    "memory.swap.max",
+    "pids.current",
+    "pids.events",
+    "pids.max",
+    "cgroup.events",
 ];
 
 /// How long a container may take to freeze or thaw, and its directory to go.
@@ -178,7 +191,10 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Limits`], naming the file that refused.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        let failed = |error: libcgroups::v2::manager::V2ManagerError| CgroupError::Limits { path: self.path.clone(), reason: error.to_string() };
+        let failed = |error: libcgroups::v2::manager::V2ManagerError| CgroupError::Limits {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        };
         let manager = Manager::new(MOUNT.into(), self.below_mount.clone().into()).map_err(failed)?;
         let options = ControllerOpt { resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
         manager.apply(&options).map_err(failed)

@@ -430,8 +430,7 @@ impl Container {
     /// # Errors
     /// When its cgroup is gone.
     pub fn pids(&self) -> Result<Vec<(u32, String)>, AgentError> {
-        let named: HashMap<_, _> =
-            self.execs().iter().filter_map(|(id, process)| Some((process.pid()?, id.clone()))).collect();
+        let named: HashMap<_, _> = self.execs().iter().filter_map(|(id, process)| Some((process.pid()?, id.clone()))).collect();
         let pids = self.cgroup.pids()?;
         Ok(pids.into_iter().map(|pid| (pid.as_raw().cast_unsigned(), named.get(&pid).cloned().unwrap_or_default())).collect())
     }

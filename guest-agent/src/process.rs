@@ -158,7 +158,8 @@ impl Process {
             reaper.claim(pid, mark)
         };
         let followed = timeout(HELPER_TIMEOUT, made.follow(&reports, claim, |_| false)).await;
-        let followed = followed.unwrap_or(Err(AgentError::Slow { what: "starting the process", seconds: HELPER_TIMEOUT.as_secs() }));
+        let followed =
+            followed.unwrap_or(Err(AgentError::Slow { what: "starting the process", seconds: HELPER_TIMEOUT.as_secs() }));
         if let Err(error) = followed {
             // What was made and does not run its program must not stay.
             if let Some(pid) = made.pid {
@@ -295,7 +296,7 @@ impl Made {
         claim: impl Fn(Pid) -> oneshot::Receiver<Exit>,
         enough: impl Fn(&Self) -> bool,
     ) -> Result<(), AgentError> {
-        let mut failure = None;
+        let mut failure: Option<String> = None;
         while !enough(self) {
             match reports.next().await.map_err(AgentError::Report)? {
                 None => {
@@ -309,8 +310,8 @@ impl Made {
                     self.exit = Some(claim(pid));
                     self.pid = Some(pid);
                 }
-                // The pid of what has failed may be still to come, so listen to the end.
-                Some((Report::Failed { error }, _)) => failure = Some(error),
+                // The pid of what has failed may be still to come, so listen to the end. The first failure is the cause.
+                Some((Report::Failed { error }, _)) => drop(failure.get_or_insert(error)),
             }
         }
         failure.map_or(Ok(()), |error| Err(AgentError::Failed(error)))

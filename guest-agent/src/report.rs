@@ -99,7 +99,7 @@ impl Reports {
     /// # Errors
     /// The socket's, and `InvalidData` for a message that is none.
     pub async fn next(&self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
-        self.0.async_io(Interest::READABLE, |fd| receive(fd)).await
+        self.0.async_io(Interest::READABLE, receive).await
     }
 }
 
@@ -107,8 +107,12 @@ fn receive(fd: &OwnedFd) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
     let mut buffer = vec![0; MESSAGE_MAX];
     let mut control = nix::cmsg_space!(RawFd);
     let mut slices = [IoSliceMut::new(&mut buffer)];
-    let message =
-        recvmsg::<UnixAddr>(fd.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)?;
+    let message = recvmsg::<UnixAddr>(
+        fd.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
+    )?;
     let mut terminal = None;
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = part {
@@ -138,7 +142,9 @@ pub fn receive_terminal(listener: &std::os::unix::net::UnixListener) -> io::Resu
         ControlMessageOwned::ScmRights(fds) => fds,
         _ => Vec::new(),
     });
-    fds.next().map(received_fd).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the terminal's master side did not come"))
+    fds.next()
+        .map(received_fd)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the terminal's master side did not come"))
 }
 
 #[cfg(test)]

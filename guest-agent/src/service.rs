@@ -35,7 +35,9 @@ pub struct Service {
 impl From<AgentError> for ttrpc::Error {
     fn from(error: AgentError) -> Self {
         let code = match &error {
-            AgentError::Name(NameError::Missing { .. }) | AgentError::NoContainer(_) | AgentError::NoProcess { .. } => Code::NOT_FOUND,
+            AgentError::Name(NameError::Missing { .. }) | AgentError::NoContainer(_) | AgentError::NoProcess { .. } => {
+                Code::NOT_FOUND
+            }
             // As containerd's own runtime answers a signal to what has ended.
             AgentError::EndedAlready => Code::NOT_FOUND,
             AgentError::Name(_) | AgentError::SignalNumber(_) | AgentError::Resources(_) => Code::INVALID_ARGUMENT,
@@ -119,7 +121,10 @@ impl agent_ttrpc::Agent for Service {
             let (entropy, hostname) = (request.entropy.len(), request.hostname.len());
             return Err(refusal(
                 Code::INVALID_ARGUMENT,
-                format!("entropy of {entropy} bytes (at most {}), hostname of {hostname} (at most {HOSTNAME_MAX})", sys::ENTROPY_MAX),
+                format!(
+                    "entropy of {entropy} bytes (at most {}), hostname of {hostname} (at most {HOSTNAME_MAX})",
+                    sys::ENTROPY_MAX
+                ),
             ));
         }
         if self.owns_machine {
@@ -135,7 +140,11 @@ impl agent_ttrpc::Agent for Service {
         })
     }
 
-    async fn create_container(&self, _: &TtrpcContext, request: CreateContainerRequest) -> ttrpc::Result<CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: CreateContainerRequest,
+    ) -> ttrpc::Result<CreateContainerResponse> {
         let stdio = request.stdio.get_or_default();
         let created = self.containers.create(&request.id, stdio, &request.spec_path, &request.rootfs_path).await;
         if let Err(error) = &created {

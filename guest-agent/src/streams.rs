@@ -559,7 +559,10 @@ mod tests {
         let out = child.stdout.expect("stdout");
         let held = out.try_clone().expect("a grandchild's copy");
         let total = 4 * BUFFER;
-        tokio::task::spawn_blocking(move || std::fs::File::from(out).write_all(&vec![7; total])).await.expect("thread").expect("write");
+        tokio::task::spawn_blocking(move || std::fs::File::from(out).write_all(&vec![7; total]))
+            .await
+            .expect("thread")
+            .expect("write");
         let drained = tokio::spawn(pumps.drain());
         // Longer than the silence that is allowed: what is not read yet is no silence.
         sleep(SILENCE_MAX + Duration::from_millis(500)).await;

@@ -169,11 +169,7 @@ pub fn close_on_exec_from_3() -> io::Result<()> {
 /// # Errors
 /// The kernel's, `EAGAIN` at a pids limit.
 pub fn fork() -> nix::Result<ForkResult> {
-    debug_assert_eq!(
-        std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count()),
-        1,
-        "fork with other threads around"
-    );
+    debug_assert_eq!(std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count()), 1, "fork with other threads around");
     // SAFETY: the helper has one thread, so the child's copy of memory, locks included, is consistent.
     unsafe { nix::unistd::fork() }
 }

@@ -98,7 +98,17 @@ fn set_sysctl(key: &str, value: &str) -> Result<(), HelperError> {
     let path: String = if key.find('/').is_some_and(|slash| key.find('.').is_none_or(|dot| slash < dot)) {
         key.to_owned()
     } else {
-        key.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
+        key.chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect()
     };
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(HelperError::Value { field: "linux.sysctl", value: key.into() });
@@ -136,7 +146,8 @@ pub fn own_pipes(uid: u32, gid: u32) -> Result<(), HelperError> {
         let call = |what: &str, errno: nix::Error| HelperError::Call { what: what.into(), source: errno.into() };
         let mode = fstat(stream).map_err(|e| call("standard stream", e))?.st_mode;
         if mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits() {
-            fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|e| call("owner of a standard stream", e))?;
+            fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|e| call("owner of a standard stream", e))?;
         }
     }
     Ok(())

@@ -53,7 +53,11 @@ pub fn run(order: &ExecOrder, reporter: &Reporter) -> Result<(), HelperError> {
     join_cgroup(order)?;
     if let Some(adjustment) = process.oom_score_adj().or_else(|| container.process().as_ref()?.oom_score_adj()) {
         let path = Path::new("/proc/self/oom_score_adj");
-        fs::write(path, adjustment.to_string()).map_err(|source| HelperError::Io { what: "writing", path: path.into(), source })?;
+        fs::write(path, adjustment.to_string()).map_err(|source| HelperError::Io {
+            what: "writing",
+            path: path.into(),
+            source,
+        })?;
     }
     let linux = SyscallType::Linux.create_syscall();
     for rlimit in process.rlimits().iter().flatten() {
@@ -105,7 +109,8 @@ fn join_cgroup(order: &ExecOrder) -> Result<(), HelperError> {
         // No processes in inner nodes: cgroup-v2.rst, "No Internal Process Constraint".
         Err(HelperError::Io { source, .. }) if matches!(errno(&source), Errno::EBUSY | Errno::EOPNOTSUPP) => {
             let path = PathBuf::from(format!("/proc/{}/cgroup", order.init));
-            let text = fs::read_to_string(&path).map_err(|source| HelperError::Io { what: "reading", path: path.clone(), source })?;
+            let text =
+                fs::read_to_string(&path).map_err(|source| HelperError::Io { what: "reading", path: path.clone(), source })?;
             let of_init = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
             let part = Path::new(crate::cgroup::MOUNT).join(of_init);
             if part.starts_with(&order.cgroup) { join(&part) } else { join(&order.cgroup) }

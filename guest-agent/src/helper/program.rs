@@ -73,9 +73,11 @@ impl SpecProgram {
 impl Executor for SpecProgram {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let process = spec.process().as_ref().ok_or(ExecutorValidationError::CantHandle("spec without process"))?;
-        let refuse = |error: ProgramError| ExecutorValidationError::ArgValidationError(error.to_string());
-        let path = find(process).map_err(refuse)?;
-        check_machine(&path).map_err(refuse)
+        find(process).and_then(|path| check_machine(&path)).map_err(|error| {
+            // Said directly, too: libcontainer wraps it in three layers of words.
+            self.reporter.fail(error.to_string());
+            ExecutorValidationError::ArgValidationError(error.to_string())
+        })
     }
 
     // The environment is handed to execve(2) as it stands in the spec.

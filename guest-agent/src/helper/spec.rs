@@ -38,7 +38,9 @@ pub enum SpecError {
         request: bool,
     },
     /// Bind mount from a path of the host that is not in the guest.
-    #[error("config.json: mount of {destination:?}: source {mount_source:?} is a path of the host; in the guest it must lie below {share:?}")]
+    #[error(
+        "config.json: mount of {destination:?}: source {mount_source:?} is a path of the host; in the guest it must lie below {share:?}"
+    )]
     MountSource {
         /// Where in the container.
         destination: PathBuf,
@@ -51,7 +53,9 @@ pub enum SpecError {
     #[error("config.json: linux.namespaces: the {0} namespace of a host process cannot be joined from a micro-VM")]
     ForeignNamespace(LinuxNamespaceType),
     /// User-space notification goes to a socket of the host.
-    #[error("config.json: linux.seccomp: notification to a host process (listenerPath, SCMP_ACT_NOTIFY) cannot leave the micro-VM")]
+    #[error(
+        "config.json: linux.seccomp: notification to a host process (listenerPath, SCMP_ACT_NOTIFY) cannot leave the micro-VM"
+    )]
     SeccompNotify,
 }
 
@@ -147,7 +151,11 @@ fn bind_source(mount: &mut Mount, share: &Path) -> Result<(), SpecError> {
     let climbs = absolute.components().any(|c| matches!(c, std::path::Component::ParentDir));
     let ours = absolute.starts_with(share) || GUEST_SOURCES.iter().any(|own| absolute.starts_with(own));
     if climbs || !ours {
-        return Err(SpecError::MountSource { destination: mount.destination().clone(), mount_source: source, share: share.to_owned() });
+        return Err(SpecError::MountSource {
+            destination: mount.destination().clone(),
+            mount_source: source,
+            share: share.to_owned(),
+        });
     }
     mount.set_source(Some(absolute));
     Ok(())
@@ -209,7 +217,10 @@ fn sysctls(spec: &mut Spec, shared: &[LinuxNamespaceType], leftover: &mut Leftov
     let Some(settings) = linux.sysctl().clone() else { return };
     let of_pod = |key: &str| {
         let key = key.replace('/', ".");
-        let ipc = key.starts_with("kernel.msg") || key.starts_with("kernel.shm") || key == "kernel.sem" || key.starts_with("fs.mqueue.");
+        let ipc = key.starts_with("kernel.msg")
+            || key.starts_with("kernel.shm")
+            || key == "kernel.sem"
+            || key.starts_with("fs.mqueue.");
         key.starts_with("net.") || ipc && shared.contains(&LinuxNamespaceType::Ipc)
     };
     let (pod, own): (HashMap<_, _>, HashMap<_, _>) = settings.into_iter().partition(|(key, _)| of_pod(key));
@@ -264,13 +275,15 @@ mod tests {
 
     use super::*;
 
-    const PLACE: Place<'_> = Place {
-        share: Path::new("/run/paperboat/share"),
-        rootfs: Path::new("/run/paperboat/share/containers/one/rootfs"),
-        cgroup: "/ctr-one",
-        terminal: false,
-        swap: false,
-    };
+    fn place() -> Place<'static> {
+        Place {
+            share: Path::new("/run/paperboat/share"),
+            rootfs: Path::new("/run/paperboat/share/containers/one/rootfs"),
+            cgroup: "/ctr-one",
+            terminal: false,
+            swap: false,
+        }
+    }
 
     fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
         let mut value = json!({
@@ -293,14 +306,14 @@ mod tests {
     #[test]
     fn what_names_the_host_goes() {
         let mut spec = spec(|_| ());
-        translate(&mut spec, PLACE).expect("fit for the guest");
+        translate(&mut spec, place()).expect("fit for the guest");
         let linux = spec.linux().as_ref().expect("linux");
         assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/ctr-one")));
         let kinds: Vec<_> = linux.namespaces().iter().flatten().map(|n| (n.typ(), n.path().is_some())).collect();
         assert_eq!(kinds, [(LinuxNamespaceType::Mount, false), (LinuxNamespaceType::Pid, false)]);
         assert_eq!(spec.hostname(), &None, "a shared uts namespace keeps the pod's name");
         let root = spec.root().as_ref().expect("root");
-        assert_eq!((root.path().as_path(), root.readonly()), (PLACE.rootfs, Some(true)));
+        assert_eq!((root.path().as_path(), root.readonly()), (place().rootfs, Some(true)));
         let process = spec.process().as_ref().expect("process");
         assert!(process.apparmor_profile().is_none() && process.selinux_label().is_none());
         assert_eq!(process.no_new_privileges(), None);
@@ -312,9 +325,9 @@ mod tests {
             let mut spec = spec(|value| {
                 value["mounts"] = json!([{"destination": "/data", "type": "bind", "source": source, "options": ["rbind", "ro"]}]);
             });
-            translate(&mut spec, PLACE).map(|_| spec.mounts().as_ref().expect("mounts")[0].source().clone().expect("source"))
+            translate(&mut spec, place()).map(|_| spec.mounts().as_ref().expect("mounts")[0].source().clone().expect("source"))
         };
-        assert_eq!(bind("containers/one/mounts/0").expect("relative"), PLACE.share.join("containers/one/mounts/0"));
+        assert_eq!(bind("containers/one/mounts/0").expect("relative"), place().share.join("containers/one/mounts/0"));
         assert!(bind("/run/paperboat/share/volumes/a").is_ok());
         assert!(bind("/dev/shm").is_ok());
         for bad in ["/etc/resolv.conf", "/run/paperboat/share/../x", "../x", "/devil"] {
@@ -328,7 +341,7 @@ mod tests {
         let mut spec = spec(|value| {
             value["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1", "kernel.shmmax": "9", "kernel.domainname": "d"});
         });
-        let leftover = translate(&mut spec, PLACE).expect("fit for the guest");
+        let leftover = translate(&mut spec, place()).expect("fit for the guest");
         assert_eq!(leftover.sysctls, [("kernel.shmmax".into(), "9".into()), ("net.ipv4.ip_forward".into(), "1".into())]);
         let own = spec.linux().as_ref().and_then(|l| l.sysctl().clone()).expect("one is left");
         assert_eq!(own.into_iter().collect::<Vec<_>>(), [("kernel.domainname".into(), "d".into())]);
@@ -336,9 +349,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_given_is_refused_by_name() {
-        let refused = |change: fn(&mut serde_json::Value)| translate(&mut spec(change), PLACE).expect_err("refused").to_string();
+        let refused =
+            |change: fn(&mut serde_json::Value)| translate(&mut spec(change), place()).expect_err("refused").to_string();
         let error = refused(|v| v["linux"]["namespaces"][0]["path"] = json!("/proc/1/ns/mnt"));
-        assert!(error.contains("mount namespace"), "{error}");
+        assert!(error.contains("the mnt namespace"), "{error}");
         let error = refused(|v| v["process"]["terminal"] = json!(true));
         assert!(error.contains("process.terminal is true"), "{error}");
         let error = refused(|v| v["process"]["args"] = json!([]));
@@ -357,7 +371,7 @@ mod tests {
                 "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
             });
         });
-        let leftover = translate(&mut spec, PLACE).expect("fit for the guest");
+        let leftover = translate(&mut spec, place()).expect("fit for the guest");
         let resources = spec.linux().as_ref().and_then(|l| l.resources().clone()).expect("resources");
         let memory = resources.memory().expect("memory");
         assert_eq!((memory.limit(), memory.swap()), (Some(64 << 20), None));
@@ -369,7 +383,7 @@ mod tests {
         let mut spec = spec(|v| {
             v["hooks"] = json!({"prestart": [{"path": "/usr/bin/host-hook"}], "startContainer": [{"path": "/inside"}]});
         });
-        let leftover = translate(&mut spec, PLACE).expect("fit for the guest");
+        let leftover = translate(&mut spec, place()).expect("fit for the guest");
         assert_eq!(leftover.notes.len(), 1);
         let kept = serde_json::to_value(spec.hooks()).expect("json");
         assert_eq!(kept, json!({"startContainer": [{"path": "/inside"}]}));
