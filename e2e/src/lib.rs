@@ -1,1 +1,68 @@
-//! Paperboat.
+//! End-to-end tests: real clients, a real containerd of our own, the shim as containerd finds it, and the guest behind it.
+//!
+//! What is tested comes by environment variables; `cargo xtask test` and `cargo xtask demo` set them, and
+//! `eval "$(cargo xtask env)"` does so for a shell:
+//!
+//! | variable | what |
+//! |---|---|
+//! | `PAPERBOAT_BIN` | directory with containerd-shim-paperboat-v1, paperboat-vmm, paperboat |
+//! | `PAPERBOAT_KERNEL` | guest kernel |
+//! | `PAPERBOAT_INITRAMFS` | guest initial RAM file system |
+//! | `PAPERBOAT_IMAGES` | directory of NAME.tar, each holding the reference paperboat.local/NAME:latest |
+//! | `PAPERBOAT_CONTAINERD_BIN` | directory with containerd and ctr |
+//!
+//! `PAPERBOAT_E2E_KEEP=1` leaves the private containerd's directory for a look afterwards.
+//!
+//! [`host`] is the fixture, [`leaks`] the check that nothing is left, [`guest`] what a program in the guest can prove about where it
+//! runs, [`demo`] the transcript of `cargo xtask demo`.
+
+#![forbid(unsafe_code)]
+
+pub mod demo;
+pub mod guest;
+pub mod host;
+pub mod leaks;
+pub mod products;
+
+pub use host::{Host, Output};
+pub use products::Products;
+
+/// What went wrong around a test, as opposed to in it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A product was not handed over.
+    #[error("{0} is not set: run this through `cargo xtask test`, or `eval \"$(cargo xtask env)\"` first")]
+    Unset(&'static str),
+    /// A product is not where its variable says.
+    #[error("{variable}: {} does not exist", path.display())]
+    Missing {
+        /// The variable.
+        variable: &'static str,
+        /// The path.
+        path: std::path::PathBuf,
+    },
+    /// A step of the fixture failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// containerd did not come up.
+    #[error("containerd does not answer; its log:\n{0}")]
+    NoContainerd(String),
+    /// A command that prepares a test failed.
+    #[error("{command} failed:\n{output}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// All it printed.
+        output: String,
+    },
+}
+
+/// A step's error with its name.
+fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+    |source| Error::Io { what: what.into(), source }
+}

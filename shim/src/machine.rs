@@ -94,7 +94,7 @@ pub struct MachineEnd {
     /// The guest's last words.
     pub console_tail: Vec<String>,
     /// Last counters, where the machine could still tell them.
-    pub instructions: Option<u64>,
+    pub counters: Counters,
 }
 
 impl fmt::Display for MachineEnd {
@@ -104,6 +104,32 @@ impl fmt::Display for MachineEnd {
             f.write_str("; last lines of the guest's console:")?;
         }
         self.console_tail.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// What a machine has cost so far; nothing where it could not tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    /// Guest instructions of all vCPUs, where the backend counts them.
+    pub instructions: Option<u64>,
+    /// CPU time of the machine's process.
+    pub cpu_time: Option<Duration>,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(count) = self.instructions {
+            write!(f, "guest_instructions={count} ")?;
+        }
+        self.cpu_time.map_or(Ok(()), |time| write!(f, "machine_cpu_ms={}", time.as_millis()))
+    }
+}
+
+impl Counters {
+    fn of(stats: &StatsResponse) -> Self {
+        let instructions = stats.vcpus.iter().fold(0u64, |sum, vcpu| sum.saturating_add(vcpu.instructions));
+        let known = |value: u64| (value > 0).then_some(value);
+        Self { instructions: known(instructions), cpu_time: known(stats.cpu_time_ns).map(Duration::from_nanos) }
     }
 }
 
@@ -211,10 +237,14 @@ impl Machine {
         self.end.borrow().is_some()
     }
 
-    /// Guest instructions executed so far by all vCPUs, where the backend counts them.
-    pub async fn instructions(&self) -> Option<u64> {
-        let stats = self.client.stats(context::with_duration(CALL_TIMEOUT), &Empty::new()).await.ok()?;
-        instructions(&stats)
+    /// What the machine has cost so far, or up to its end.
+    pub async fn counters(&self) -> Counters {
+        if self.has_ended() {
+            return self.ended().await.counters;
+        }
+        let nothing = Empty::new();
+        let stats = self.client.stats(context::with_duration(CALL_TIMEOUT), &nothing).await;
+        stats.as_ref().map(Counters::of).unwrap_or_default()
     }
 
     /// From now on the end of the machine is what was asked for.
@@ -242,7 +272,12 @@ impl Machine {
 
 impl MachineEnd {
     fn lost() -> Self {
-        Self { reason: "the machine's state is unknown".into(), expected: false, console_tail: Vec::new(), instructions: None }
+        Self {
+            reason: "the machine's state is unknown".into(),
+            expected: false,
+            console_tail: Vec::new(),
+            counters: Counters::default(),
+        }
     }
 }
 
@@ -327,7 +362,7 @@ async fn watch_end(
         reason: reason(told.as_ref(), &status),
         expected,
         console_tail: if told_tail.is_empty() { console_tail(&console) } else { last_lines(told_tail) },
-        instructions: told.as_ref().and_then(|answer| instructions(&answer.stats)),
+        counters: told.as_ref().map(|answer| Counters::of(&answer.stats)).unwrap_or_default(),
     };
     if expected {
         log::info!("machine ended: {}", end.reason);
@@ -363,11 +398,6 @@ fn reason(told: Option<&EndedResponse>, status: &std::io::Result<ExitStatus>) ->
         },
         Err(error) => format!("the machine's process is lost: {error}"),
     }
-}
-
-fn instructions(stats: &StatsResponse) -> Option<u64> {
-    let total = stats.vcpus.iter().fold(0u64, |sum, vcpu| sum.saturating_add(vcpu.instructions));
-    (total > 0).then_some(total)
 }
 
 /// The last lines of the console's file; empty when there is none.

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::container::{Container, Exit, Phase, Process};
 use crate::elf::{self, WrongArchitecture};
 use crate::events::{Event, Publisher};
-use crate::machine::{Machine, MachineEnd, MachineError};
+use crate::machine::{Counters, Machine, MachineEnd, MachineError};
 use crate::paths::PodPaths;
 use crate::rootfs::{self, MountError};
 use crate::spec::{Role, Spec, SpecError};
@@ -202,10 +202,10 @@ impl Pod {
         };
         let pod = Arc::new(Self { id: id.into(), paths: paths.clone(), machine, agent, publisher, containers: Mutex::default() });
         log::info!(
-            "agent ready kernel={} boot_id={} guest_instructions={}",
+            "agent ready kernel={} boot_id={} {}",
             pod.agent.kernel_release,
             pod.agent.boot_id,
-            pod.instructions().await
+            pod.machine.counters().await
         );
         pod.clone().watch_machine();
         if let Err(error) = pod.create_prepared(spec, prepared, options).await {
@@ -303,7 +303,7 @@ impl Pod {
             pid: self.pid(),
             ..Default::default()
         }));
-        log::info!("container created id={id} guest_instructions={}", self.instructions().await);
+        log::info!("container created id={id} {}", self.machine.counters().await);
         if container.role != Role::Sandbox {
             self.clone().watch_process(container, init);
         }
@@ -381,7 +381,7 @@ impl Pod {
             let (container_id, exec_id) = (id.into(), exec_id.into());
             Event::ExecStarted(event::TaskExecStarted { container_id, exec_id, pid: self.pid(), ..Default::default() })
         });
-        log::info!("container started id={id} exec={exec_id} guest_instructions={}", self.instructions().await);
+        log::info!("container started id={id} exec={exec_id} {}", self.machine.counters().await);
         tokio::spawn(async move {
             tokio::time::sleep(START_ANSWER_GRACE).await;
             drop(starting);
@@ -558,11 +558,11 @@ impl Pod {
         tokio::spawn(async move {
             let (exit, oom, last_words) = self.end_of(&process).await;
             log::info!(
-                "container ended id={} exec={} status={} guest_instructions={}",
+                "container ended id={} exec={} status={} {}",
                 process.container,
                 process.exec_id,
                 exit.status,
-                self.instructions().await
+                self.machine.counters().await
             );
             if process.exec_id.is_empty() {
                 let others = async {
@@ -634,12 +634,6 @@ impl Pod {
                 self.settle(&sandbox.init, Exit { status: KILLED, at: SystemTime::now() }, None).await;
             }
         });
-    }
-
-    async fn instructions(&self) -> String {
-        let count =
-            if self.machine.has_ended() { self.machine.ended().await.instructions } else { self.machine.instructions().await };
-        count.map_or_else(|| "unknown".into(), |count| count.to_string())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
@@ -722,7 +716,8 @@ async fn boot_agent(
             Err(_) => Err(error.into()),
         },
         Err(_) => {
-            let silent = MachineEnd { reason: String::new(), expected: true, console_tail: Vec::new(), instructions: None };
+            let silent =
+                MachineEnd { reason: String::new(), expected: true, console_tail: Vec::new(), counters: Counters::default() };
             Err(PodError::BootTimeout(limit, ConsoleTail(Arc::new(silent))))
         }
     }
