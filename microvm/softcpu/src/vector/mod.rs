@@ -4,7 +4,7 @@
 //! significant word. FPR *n* is the high doubleword of VSR *n*, VR *n* is VSR 32 + *n*. Little-endian mode matters in loads and
 //! stores only.
 //!
-//! The caller has checked the row's facility (for [`Facility::VsxOrVec`](crate::table::Facility::VsxOrVec) with [`needs_vec`]) and
+//! The caller has checked the row's facility (for [`Facility::VsxOrVec`] with [`facility()`]) and
 //! privilege, advances the address of the instruction, and afterwards takes the floating-point enabled exception interrupt when
 //! FPSCR\[FEX\] and MSR\[FE0\] or MSR\[FE1\] ask for it. Everything else happens here: target registers, CR, FPSCR, VSCR, RA of the update
 //! forms. If a storage access faults, no register has changed.
@@ -21,7 +21,7 @@ mod vsx;
 use crate::exec::DataMemory;
 use crate::mmu::Fault;
 use crate::state::State;
-use crate::table::{FloatOp, Insn, VmxOp, VsxOp};
+use crate::table::{Facility, FloatOp, Insn, VmxOp, VsxOp};
 
 /// Executes a floating-point instruction (ISA 3.0B I 4).
 ///
@@ -47,8 +47,15 @@ pub fn execute_vsx(op: VsxOp, insn: Insn, state: &mut State, memory: &mut dyn Da
     vsx::execute(op, insn, state, memory)
 }
 
-/// For an instruction of [`Facility::VsxOrVec`](crate::table::Facility::VsxOrVec): true if this instance needs MSR\[VEC\], false if it
-/// needs MSR\[VSX\] (ISA 3.0B I 7.6: by the high bit of the target or source register's number).
+/// The facility that this instance of an instruction needs: for [`Facility::VsxOrVec`] it depends on the register's number and is
+/// [`Facility::Vec`], [`Facility::Vsx`], or [`Facility::Fp`] (moves between general and floating-point registers; ISA 3.0B I 3.3.19);
+/// for all others it is the row's.
+pub fn facility(op: VsxOp, insn: Insn) -> Facility {
+    vsx::facility(op, insn)
+}
+
+/// For an instruction of [`Facility::VsxOrVec`]: true if this instance needs MSR\[VEC\] (ISA 3.0B I 7.6). If it is false, [`facility`]
+/// tells between MSR\[VSX\] and MSR\[FP\].
 pub fn needs_vec(op: VsxOp, insn: Insn) -> bool {
-    vsx::needs_vec(op, insn)
+    facility(op, insn) == Facility::Vec
 }

@@ -3,7 +3,7 @@
 mod arithmetic;
 mod crypto;
 mod decimal;
-mod permute;
+pub(super) mod permute;
 
 use super::lanes::{alternate, build, compare, map, merge, pack, splat, unpack, zip};
 use super::storage;

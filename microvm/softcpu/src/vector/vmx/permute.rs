@@ -30,7 +30,7 @@ pub(super) fn permute_xor(a: u128, b: u128, control: u128) -> u128 {
 }
 
 /// vsldoi: 16 bytes of `a` followed by `b`, from byte `bytes` (0 to 15) on.
-pub(super) fn double_shift_left(a: u128, b: u128, bytes: u32) -> u128 {
+pub(in crate::vector) fn double_shift_left(a: u128, b: u128, bytes: u32) -> u128 {
     match bytes & 15 {
         0 => a,
         n => a << (8 * n) | b >> (128 - 8 * n),
