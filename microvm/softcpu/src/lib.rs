@@ -8,8 +8,16 @@
 //! - [`vector`]: floating point, VMX and VSX.
 #![deny(unsafe_code)]
 
+mod clock;
+mod dump;
 pub mod exec;
 pub mod mmu;
+mod shared;
 pub mod state;
 pub mod table;
+mod trace;
 pub mod vector;
+mod vm;
+
+pub use trace::{TraceConfig, TraceWriter};
+pub use vm::{PVR, SoftVcpu, SoftVm};

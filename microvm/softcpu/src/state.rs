@@ -64,6 +64,32 @@ impl Default for State {
 }
 
 impl State {
+    /// MSR\[SF\]: 64-bit mode.
+    #[inline(always)]
+    pub fn is_64bit(&self) -> bool {
+        self.msr >> 63 != 0
+    }
+
+    /// XER as mfxer reads it (ISA 3.0B I 3.2.2).
+    pub fn xer(&self) -> u64 {
+        u64::from(self.so) << 31
+            | u64::from(self.ov) << 30
+            | u64::from(self.ca) << 29
+            | u64::from(self.ov32) << 19
+            | u64::from(self.ca32) << 18
+            | u64::from(self.xer_count & 0x7f)
+    }
+
+    /// Sets XER as mtxer does; reserved bits read back as zero.
+    pub fn set_xer(&mut self, value: u64) {
+        self.so = value >> 31 & 1 != 0;
+        self.ov = value >> 30 & 1 != 0;
+        self.ca = value >> 29 & 1 != 0;
+        self.ov32 = value >> 19 & 1 != 0;
+        self.ca32 = value >> 18 & 1 != 0;
+        self.xer_count = value as u8 & 0x7f;
+    }
+
     /// FPR `n` as its 64 bits.
     pub fn fpr(&self, n: usize) -> u64 {
         (self.vsr[n & 31] >> 64) as u64

@@ -1,6 +1,43 @@
 //! Execution: blocks of pre-decoded instructions, interrupts, and access to storage.
+//!
+//! [`Cpu`] is one vCPU's state. `execute` runs any instruction of the table by its plain semantics; [`run`] drives blocks of
+//! micro-ops and falls back to it for everything that is not hot.
+
+mod atomic;
+mod bcd;
+mod block;
+mod branch;
+mod fixed;
+mod hcall;
+mod hot;
+mod interrupt;
+mod loadstore;
+pub mod msr;
+mod ram;
+mod run;
+mod spr;
+mod storage;
+mod system;
+mod tlb;
+mod uop;
+
+use std::sync::Arc;
+
+use paperboat_hypervisor::HypercallArgs;
 
 use crate::mmu::Fault;
+use crate::shared::Shared;
+use crate::state::State;
+use crate::table::{Facility, Insn, Op};
+use crate::trace::Tracer;
+use crate::vector;
+
+pub use interrupt::{Interrupt, program};
+pub use ram::Ram;
+pub(crate) use hcall::reply as hypercall_reply;
+pub(crate) use run::{Engine, Owed};
+pub use spr::{SPRS, Sprs, number as sprn};
+pub use storage::Storage;
 
 /// Storage as an instruction sees it: effective addresses, translated and checked, in the current endian mode.
 pub trait DataMemory {
@@ -15,4 +52,203 @@ pub trait DataMemory {
     /// # Errors
     /// The interrupt that the access raises; nothing was stored then.
     fn store(&mut self, ea: u64, size: u8, value: u128) -> Result<(), Fault>;
+}
+
+/// Why an instruction did not complete in the ordinary way.
+#[derive(Debug)]
+pub enum Stop {
+    /// A storage access was refused or has to be served by the machine.
+    Fault(Fault),
+    /// An interrupt at this instruction.
+    Interrupt(Interrupt),
+    /// `sc 1`: a hypercall. The instruction is complete.
+    Hypercall,
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// One vCPU.
+pub struct Cpu {
+    /// Registers.
+    pub st: State,
+    /// Special registers that are plain storage.
+    pub spr: Sprs,
+    /// Segment and translation lookaside buffers, and the way to memory.
+    pub storage: Storage,
+    /// The partition.
+    pub shared: Arc<Shared>,
+    /// Its number.
+    pub id: u32,
+    /// Where execution goes on after the current instruction.
+    pub npc: u64,
+    /// Instructions completed, as of the start of the current block.
+    pub instructions: u64,
+    /// Index of the current instruction in its block.
+    pub index: u32,
+    /// Time base value at which DEC turns negative.
+    pub dec_deadline: u64,
+    /// Time base offset of deterministic runs: what idle jumps added.
+    pub tb_skipped: u64,
+    /// Instruction count at which the engine looks at clock, budget and interrupts.
+    pub(crate) check_at: u64,
+    /// Epoch of the code pages up to which decoded code is known to be good.
+    pub(crate) epoch: u64,
+    /// The MSR changed in a way that changes how code is fetched or decoded.
+    pub(crate) mode_changed: bool,
+    /// DEC was seen negative. (Its exception is looked for at checks only: reading the clock costs.)
+    pub(crate) dec_seen: bool,
+    /// A doorbell is waiting (DPDES).
+    pub doorbell: bool,
+    /// The virtual processor area, if registered.
+    pub vpa: hcall::Areas,
+    /// The buffer of copy, waiting for paste.
+    pub copied: bool,
+    /// The trace, if one was asked for.
+    pub trace: Option<Tracer>,
+}
+
+impl Cpu {
+    /// vCPU `id` of a partition, at zero state.
+    pub fn new(shared: &Arc<Shared>, id: u32) -> Self {
+        let mut cpu = Self {
+            st: State::default(),
+            spr: Sprs::new(),
+            storage: Storage::new(Arc::clone(shared)),
+            shared: Arc::clone(shared),
+            id,
+            npc: 0,
+            instructions: 0,
+            index: 0,
+            dec_deadline: 0,
+            tb_skipped: 0,
+            check_at: 0,
+            epoch: 0,
+            mode_changed: false,
+            dec_seen: false,
+            doorbell: false,
+            vpa: hcall::Areas::default(),
+            copied: false,
+            trace: None,
+        };
+        cpu.spr[sprn::PVR] = u64::from(crate::vm::PVR);
+        cpu.spr[sprn::PIR] = u64::from(id);
+        cpu.set_dec(0x7fff_ffff);
+        cpu
+    }
+
+    /// Back to zero state; memory, the page table and the time base stay.
+    pub fn reset(&mut self) {
+        let (instructions, skipped) = (self.instructions, self.tb_skipped);
+        let (shared, trace) = (Arc::clone(&self.shared), self.trace.take());
+        *self = Self::new(&shared, self.id);
+        (self.instructions, self.tb_skipped, self.trace) = (instructions, skipped, trace);
+        self.set_dec(0x7fff_ffff);
+    }
+
+    /// Changes the MSR and what depends on it.
+    pub fn set_msr(&mut self, msr: u64) {
+        let changed = self.st.msr ^ msr;
+        if changed & (msr::SF | msr::LE | msr::IR | msr::PR | msr::SE | msr::BE) != 0 {
+            self.mode_changed = true;
+        }
+        if changed & msr & msr::EE != 0 && (self.dec_seen || self.doorbell) {
+            self.check_at = 0;
+        }
+        self.st.msr = msr;
+        self.storage.set_msr(msr);
+    }
+
+    /// An address in the current mode: the high word is ignored outside 64-bit mode (I 1.10.3).
+    #[inline(always)]
+    pub fn truncate(&self, ea: u64) -> u64 {
+        if self.st.is_64bit() { ea } else { ea & 0xffff_ffff }
+    }
+
+    /// True in problem state.
+    #[inline(always)]
+    pub fn problem_state(&self) -> bool {
+        self.st.msr & msr::PR != 0
+    }
+
+    /// The time base.
+    pub fn timebase(&self) -> u64 {
+        self.shared.clock.timebase(self.instructions + u64::from(self.index)).wrapping_add(self.tb_skipped)
+    }
+
+    /// DEC, 32 bits.
+    pub fn dec(&self) -> u32 {
+        self.dec_deadline.wrapping_sub(self.timebase()) as u32
+    }
+
+    /// Sets DEC.
+    pub fn set_dec(&mut self, value: u32) {
+        self.dec_deadline = self.timebase().wrapping_add(i64::from(value as i32) as u64);
+        self.dec_seen = false;
+        self.check_at = 0;
+    }
+
+    /// DEC's exception exists while its sign bit is set (III 6.5.11).
+    pub fn dec_pending(&self) -> bool {
+        self.dec() >> 31 != 0
+    }
+}
+
+/// Executes one instruction of any class by its plain semantics. `cpu.st.pc` is its address, `cpu.npc` the next one's, which branches
+/// change.
+///
+/// # Errors
+/// Why it did not complete; no register has changed then, except where the interrupt says so.
+pub(crate) fn execute(cpu: &mut Cpu, op: Op, insn: Insn) -> Result<(), Stop> {
+    match op {
+        Op::Fixed(op) => fixed::execute(cpu, op, insn),
+        Op::Branch(op) => branch::execute(cpu, op, insn),
+        Op::System(op) => system::execute(cpu, op, insn),
+        Op::Float(float) => {
+            available(cpu, op.row().facility, false)?;
+            vector::execute_float(float, insn, &mut cpu.st, &mut cpu.storage)?;
+            float_exception(cpu)
+        }
+        Op::Vmx(vmx) => {
+            available(cpu, op.row().facility, true)?;
+            vector::execute_vmx(vmx, insn, &mut cpu.st, &mut cpu.storage)?;
+            Ok(())
+        }
+        Op::Vsx(vsx) => {
+            let facility = op.row().facility;
+            available(cpu, facility, facility == Facility::VsxOrVec && vector::needs_vec(vsx, insn))?;
+            vector::execute_vsx(vsx, insn, &mut cpu.st, &mut cpu.storage)?;
+            float_exception(cpu)
+        }
+    }
+}
+
+fn available(cpu: &Cpu, facility: Facility, needs_vec: bool) -> Result<(), Stop> {
+    let (bit, interrupt) = match facility {
+        Facility::Base => return Ok(()),
+        Facility::Fp => (msr::FP, Interrupt::FpUnavailable),
+        Facility::Vec => (msr::VEC, Interrupt::VecUnavailable),
+        Facility::VsxOrVec if needs_vec => (msr::VEC, Interrupt::VecUnavailable),
+        Facility::Vsx | Facility::VsxOrVec => (msr::VSX, Interrupt::VsxUnavailable),
+        // Not offered at any level: what a processor without the facility does.
+        Facility::Dfp => return Err(program::illegal()),
+    };
+    if cpu.st.msr & bit != 0 { Ok(()) } else { Err(Stop::Interrupt(interrupt)) }
+}
+
+/// The enabled-exception program interrupt (I 4.4): FPSCR\[FEX\] with MSR\[FE0\] or MSR\[FE1\].
+fn float_exception(cpu: &Cpu) -> Result<(), Stop> {
+    const FEX: u64 = 1 << 30;
+    if cpu.st.fpscr & FEX != 0 && cpu.st.msr & (msr::FE0 | msr::FE1) != 0 {
+        return Err(Stop::Interrupt(Interrupt::Program(program::FLOATING_POINT)));
+    }
+    Ok(())
+}
+
+/// For the trace and the machine: the hypercall registers.
+pub(crate) fn hypercall_args(st: &State) -> (u64, HypercallArgs) {
+    (st.gpr[3], std::array::from_fn(|i| st.gpr[4 + i]))
 }

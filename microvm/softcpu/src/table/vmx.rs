@@ -245,6 +245,30 @@ instruction_class! {
         Vsraw = "vsraw", vx(900), "VRT,VRA,VRB", V206, Vec;
         Vsrad = "vsrad", vx(964), "VRT,VRA,VRB", V207, Vec;
 
+        // Floating point (I 6.10).
+        Vaddfp = "vaddfp", vx(10), "VRT,VRA,VRB", V206, Vec;
+        Vsubfp = "vsubfp", vx(74), "VRT,VRA,VRB", V206, Vec;
+        Vmaddfp = "vmaddfp", va(46), "VRT,VRA,VRC,VRB", V206, Vec;
+        Vnmsubfp = "vnmsubfp", va(47), "VRT,VRA,VRC,VRB", V206, Vec;
+        Vmaxfp = "vmaxfp", vx(1034), "VRT,VRA,VRB", V206, Vec;
+        Vminfp = "vminfp", vx(1098), "VRT,VRA,VRB", V206, Vec;
+        Vctsxs = "vctsxs", vx(970), "VRT,VRB,UIM", V206, Vec;
+        Vctuxs = "vctuxs", vx(906), "VRT,VRB,UIM", V206, Vec;
+        Vcfsx = "vcfsx", vx(842), "VRT,VRB,UIM", V206, Vec;
+        Vcfux = "vcfux", vx(778), "VRT,VRB,UIM", V206, Vec;
+        Vrfim = "vrfim", vx(714), "VRT,VRB", V206, Vec;
+        Vrfin = "vrfin", vx(522), "VRT,VRB", V206, Vec;
+        Vrfip = "vrfip", vx(650), "VRT,VRB", V206, Vec;
+        Vrfiz = "vrfiz", vx(586), "VRT,VRB", V206, Vec;
+        Vcmpbfp = "vcmpbfp", vc(966), "VRT,VRA,VRB", V206, Vec, rc;
+        Vcmpeqfp = "vcmpeqfp", vc(198), "VRT,VRA,VRB", V206, Vec, rc;
+        Vcmpgefp = "vcmpgefp", vc(454), "VRT,VRA,VRB", V206, Vec, rc;
+        Vcmpgtfp = "vcmpgtfp", vc(710), "VRT,VRA,VRB", V206, Vec, rc;
+        Vexptefp = "vexptefp", vx(394), "VRT,VRB", V206, Vec;
+        Vlogefp = "vlogefp", vx(458), "VRT,VRB", V206, Vec;
+        Vrefp = "vrefp", vx(266), "VRT,VRB", V206, Vec;
+        Vrsqrtefp = "vrsqrtefp", vx(330), "VRT,VRB", V206, Vec;
+
         // Cryptography, exclusive-or, gather, count, bit permute (I 6.11 to 6.16).
         Vcipher = "vcipher", vx(1288), "VRT,VRA,VRB", V207, Vec;
         Vcipherlast = "vcipherlast", vx(1289), "VRT,VRA,VRB", V207, Vec;

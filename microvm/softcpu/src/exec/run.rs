@@ -1,0 +1,457 @@
+//! The engine of one vCPU: blocks, interrupts, checks, hypercalls, and the ways out.
+
+use std::time::Duration;
+
+use paperboat_hypervisor::Exit;
+
+use crate::clock::Clock;
+use crate::dump;
+use crate::mmu::Fault;
+use crate::shared::{Forget, attention};
+use crate::table::{Insn, Op, decode};
+
+use super::block::{CodeCache, MAX_BLOCK};
+use super::hcall::{self, Outcome};
+use super::hot::{self, Here, Pause};
+use super::tlb::{PAGE_SHIFT, PAGE_SIZE};
+use super::uop::{MODE_64, MODE_LE, Uop, translate};
+use super::{Cpu, Interrupt, Stop, execute, hypercall_args, msr, program, sprn};
+
+/// Instructions between two looks at the host's clock.
+const CHECK_INTERVAL: u64 = 4096;
+/// Longest sleep in one go; a bound on what a lost wake-up could cost.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+
+/// What the machine owes before the vCPU goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owed {
+    /// Nothing.
+    Nothing,
+    /// The reply of a hypercall.
+    Hypercall,
+    /// The data of a load.
+    Load { ra: u64, size: u8, little_endian: bool },
+}
+
+/// A vCPU with its decoded code.
+pub(crate) struct Engine {
+    pub(crate) cpu: Cpu,
+    code: CodeCache,
+    here: Here,
+    pub(crate) owed: Owed,
+    /// The instruction at PC has had device accesses served and is executed alone.
+    replay: bool,
+    /// H_CEDE has not found a reason to return yet.
+    ceded: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(cpu: Cpu) -> Self {
+        let code = CodeCache::default();
+        Self { cpu, code, here: Here::NOWHERE, owed: Owed::Nothing, replay: false, ceded: false }
+    }
+
+    /// Forgets what belonged to the previous execution: the registers were set from outside.
+    pub(crate) fn restart(&mut self) {
+        self.cpu.storage.forget_served();
+        self.here = Here::NOWHERE;
+        self.replay = false;
+        self.ceded = false;
+        self.owed = Owed::Nothing;
+        self.cpu.check_at = 0;
+    }
+
+    /// A load from the machine's devices was served.
+    pub(crate) fn complete_load(&mut self, ra: u64, size: u8, value: u64) {
+        self.cpu.storage.serve(ra, size, Some(value));
+        self.replay = true;
+    }
+
+    /// Executes until something leaves.
+    pub(crate) fn run(&mut self) -> Exit {
+        let (id, shared) = (self.cpu.id, std::sync::Arc::clone(&self.cpu.shared));
+        shared.enter_guest(id);
+        self.cpu.vpa.yielded(self.cpu.storage.ram(), true);
+        self.cpu.check_at = 0;
+        let exit = self.run_inside();
+        self.cpu.vpa.yielded(self.cpu.storage.ram(), false);
+        shared.publish_instructions(id, self.cpu.instructions);
+        shared.leave_guest(id);
+        if let Some(trace) = &mut self.cpu.trace {
+            trace.exit(&exit);
+        }
+        exit
+    }
+
+    fn run_inside(&mut self) -> Exit {
+        loop {
+            if self.ceded
+                && let Some(exit) = self.sleep()
+            {
+                return exit;
+            }
+            if let Some(exit) = self.check() {
+                return exit;
+            }
+            let stopped = if self.replay || self.steps() {
+                self.step()
+            } else {
+                let mode = self.mode();
+                match hot::run(&mut self.cpu, &self.code, &mut self.here, mode) {
+                    Ok(Pause::Boundary) => Ok(()),
+                    Ok(Pause::Miss) => self.decode_here(mode),
+                    Err(stop) => Err(stop),
+                }
+            };
+            if let Err(stop) = stopped
+                && let Some(exit) = self.stopped(stop)
+            {
+                return exit;
+            }
+        }
+    }
+
+    fn mode(&self) -> u32 {
+        let sixty_four = if self.cpu.st.msr & msr::SF != 0 { MODE_64 } else { 0 };
+        let little = if self.cpu.st.msr & msr::LE != 0 { MODE_LE } else { 0 };
+        sixty_four | little
+    }
+
+    /// True when instructions are executed one by one: single-step or branch trace, a completed-instruction breakpoint, or a trace.
+    fn steps(&self) -> bool {
+        self.cpu.st.msr & (msr::SE | msr::BE) != 0
+            || self.cpu.spr[sprn::CIABR] & 3 != 0
+            || self.cpu.trace.as_ref().is_some_and(|trace| trace.instructions())
+    }
+
+    // ---- between blocks ---------------------------------------------------------------------------------------------------
+
+    /// Looks at everything that can interrupt the flow.
+    fn check(&mut self) -> Option<Exit> {
+        let id = self.cpu.id;
+        let shared = std::sync::Arc::clone(&self.cpu.shared);
+        let wanted = shared.attention(id);
+        let epoch = shared.ram.code().epoch();
+        if epoch != self.cpu.epoch {
+            self.cpu.epoch = epoch;
+            self.collect_stale();
+        }
+        if wanted & attention::MAIL != 0 {
+            self.take_mail();
+        }
+        // A device access was served: its instruction comes before anything else.
+        if self.replay {
+            return None;
+        }
+        if shared.budget.is_some_and(|budget| self.cpu.instructions >= budget) {
+            return Some(Exit::Budget);
+        }
+        if self.cpu.instructions >= self.cpu.check_at {
+            self.look_at_clock();
+        }
+        if wanted & attention::KICK != 0 && shared.clear(id, attention::KICK) {
+            return Some(Exit::Kicked);
+        }
+        if wanted & attention::NOTICE != 0 {
+            shared.clear(id, attention::NOTICE);
+        }
+        // H_PROD to a vCPU that has not ceded: its next H_CEDE returns at once, so the bit stays; hot code must not see it.
+        let pending = if wanted & attention::RESET != 0 && shared.clear(id, attention::RESET) {
+            Some(Interrupt::SystemReset)
+        } else if wanted & attention::MACHINE_CHECK != 0
+            && self.cpu.st.msr & msr::ME != 0
+            && shared.clear(id, attention::MACHINE_CHECK)
+        {
+            Some(Interrupt::MachineCheck { srr1: 0 })
+        } else {
+            self.cpu.pending_interrupt()
+        };
+        if let Some(interrupt) = pending {
+            self.cpu.npc = self.cpu.st.pc;
+            self.cpu.interrupt(interrupt);
+        }
+        None
+    }
+
+    /// Notes whether DEC is negative and when to look again.
+    fn look_at_clock(&mut self) {
+        let cpu = &mut self.cpu;
+        cpu.shared.publish_instructions(cpu.id, cpu.instructions);
+        let remaining = i64::from(cpu.dec() as i32);
+        cpu.dec_seen = remaining < 0;
+        let interval = if !cpu.shared.clock.is_deterministic() {
+            CHECK_INTERVAL
+        } else if remaining < 0 {
+            // Nothing to wait for; but a negative DEC wraps in the end.
+            u64::from(u32::MAX >> 1)
+        } else {
+            // The exception exists from the tick after zero.
+            Clock::instructions_for(remaining as u64 + 1)
+        };
+        let next = cpu.instructions.saturating_add(interval.max(1));
+        cpu.check_at = cpu.shared.budget.map_or(next, |budget| next.min(budget));
+    }
+
+    /// H_CEDE: sleeps until an interrupt, H_PROD, or a kick.
+    fn sleep(&mut self) -> Option<Exit> {
+        const WAKES: u32 = attention::KICK
+            | attention::EXTERNAL
+            | attention::NOTICE
+            | attention::PROD
+            | attention::RESET
+            | attention::MACHINE_CHECK;
+        let id = self.cpu.id;
+        let shared = std::sync::Arc::clone(&self.cpu.shared);
+        loop {
+            if shared.clear(id, attention::KICK) {
+                return Some(Exit::Kicked);
+            }
+            shared.clear(id, attention::NOTICE);
+            self.look_at_clock();
+            let prodded = shared.clear(id, attention::PROD);
+            let reset = shared.attention(id) & (attention::RESET | attention::MACHINE_CHECK) != 0;
+            if prodded || reset || self.cpu.pending_interrupt().is_some() {
+                self.ceded = false;
+                return None;
+            }
+            let ticks = u64::from(self.cpu.dec()) + 1;
+            if shared.clock.is_deterministic() {
+                self.cpu.tb_skipped = self.cpu.tb_skipped.wrapping_add(ticks);
+                continue;
+            }
+            self.cpu.vpa.yielded(self.cpu.storage.ram(), false);
+            shared.leave_guest(id);
+            shared.sleep(id, WAKES, Clock::duration_of(ticks).min(LONGEST_SLEEP));
+            shared.enter_guest(id);
+            self.take_mail();
+            self.cpu.vpa.yielded(self.cpu.storage.ram(), true);
+        }
+    }
+
+    // ---- keeping caches true ----------------------------------------------------------------------------------------------
+
+    fn take_mail(&mut self) {
+        take_mail(&mut self.cpu, &mut self.code);
+    }
+
+    /// Drops code whose page was written. Others are told before the page's mark goes, so that whoever finds the mark gone finds
+    /// the message.
+    fn collect_stale(&mut self) {
+        let shared = std::sync::Arc::clone(&self.cpu.shared);
+        let mut stale: Vec<u64> = self.code.real_pages().filter(|page| shared.ram.code().is_stale(*page)).collect();
+        stale.dedup();
+        for page in stale {
+            shared.post(self.cpu.id, Forget::Code(page));
+            self.code.forget(page);
+            shared.ram.code().take_stale(page);
+        }
+        self.take_mail();
+    }
+
+    // ---- decoding ---------------------------------------------------------------------------------------------------------
+
+    /// Makes the block at PC.
+    fn decode_here(&mut self, mode: u32) -> Result<(), Stop> {
+        let pc = self.cpu.st.pc;
+        self.cpu.npc = pc;
+        let translation = self.cpu.storage.translate_fetch(pc)?;
+        if self.code.is_full() {
+            self.code.clear();
+            self.cpu.storage.forget_fetches();
+        }
+        let page = translation.ra >> PAGE_SHIFT;
+        let number = self.code.page(page, mode);
+        self.cpu.storage.remember_fetch(pc, mode, &translation, number);
+        if self.code.block(number, pc % PAGE_SIZE).is_some() {
+            return Ok(());
+        }
+        let shared = std::sync::Arc::clone(&self.cpu.shared);
+        let pages = shared.ram.code();
+        if pages.is_stale(page) {
+            shared.post(self.cpu.id, Forget::Code(page));
+            self.code.forget(page);
+            pages.take_stale(page);
+        }
+        if pages.mark_code(page) {
+            spread(&mut self.cpu, &mut self.code, Forget::StoresTo(page));
+        }
+        let mut uops = [Uop::Nop; MAX_BLOCK];
+        let mut count = 0;
+        let mut ra = translation.ra & !3;
+        while count < MAX_BLOCK && ra >> PAGE_SHIFT == page {
+            let insn = self.word_at(ra);
+            let (uop, ends) = translate(insn, decode(insn), mode);
+            uops[count] = uop;
+            count += 1;
+            ra += 4;
+            if ends {
+                break;
+            }
+        }
+        self.code.insert(number, pc % PAGE_SIZE, &uops[..count]);
+        Ok(())
+    }
+
+    fn word_at(&self, ra: u64) -> Insn {
+        let word = self.cpu.storage.ram().load::<4>(ra) as u32;
+        Insn(if self.cpu.st.msr & msr::LE != 0 { word } else { word.swap_bytes() })
+    }
+
+    // ---- one instruction --------------------------------------------------------------------------------------------------
+
+    /// Executes one instruction by its plain semantics, with the trace interrupt after it if asked for (III 6.5.15).
+    fn step(&mut self) -> Result<(), Stop> {
+        let pc = self.cpu.st.pc;
+        self.cpu.npc = pc;
+        let translation = self.cpu.storage.translate_fetch(pc)?;
+        let insn = self.word_at(translation.ra & !3);
+        self.cpu.npc = self.cpu.truncate(pc.wrapping_add(4));
+        let (before, breakpoint) = (self.cpu.st.msr, self.breakpoint_at(pc));
+        if let Some(trace) = &mut self.cpu.trace {
+            trace.instruction(&self.cpu.st, insn);
+        }
+        let op = decode(insn).ok_or_else(program::illegal)?;
+        self.cpu.storage.rewind_served();
+        execute(&mut self.cpu, op, insn)?;
+        self.replay = false;
+        self.cpu.storage.forget_served();
+        self.cpu.instructions += 1;
+        self.cpu.st.pc = self.cpu.npc;
+        self.cpu.mode_changed = false;
+        self.here = Here::NOWHERE;
+        // rfid and its kin are not traced.
+        let returns = matches!(op, Op::System(crate::table::SystemOp::Rfid | crate::table::SystemOp::Rfscv));
+        let branch_traced = before & msr::BE != 0 && matches!(op, Op::Branch(_));
+        if !returns && (before & msr::SE != 0 || branch_traced || breakpoint) {
+            return Err(Stop::Interrupt(Interrupt::Trace));
+        }
+        Ok(())
+    }
+
+    /// The completed-instruction address breakpoint (III 9.3).
+    fn breakpoint_at(&self, pc: u64) -> bool {
+        let ciabr = self.cpu.spr[sprn::CIABR];
+        let state = if self.cpu.problem_state() { 1 } else { 2 };
+        ciabr & 3 == state && ciabr & !3 == pc & !3
+    }
+
+    // ---- stops ------------------------------------------------------------------------------------------------------------
+
+    /// Turns a stop into an interrupt, a served hypercall, or an exit.
+    fn stopped(&mut self, stop: Stop) -> Option<Exit> {
+        let cpu = &mut self.cpu;
+        let interrupt = match stop {
+            Stop::Hypercall => return self.hypercall(),
+            Stop::Fault(Fault::Mmio { ra, size, store, little_endian }) => {
+                return Some(self.device_access(ra, size, store, little_endian));
+            }
+            Stop::Interrupt(interrupt) => {
+                // The system call is complete; the others are not.
+                if matches!(interrupt, Interrupt::SystemCall | Interrupt::SystemCallVectored(_)) {
+                    cpu.instructions += 1;
+                }
+                interrupt
+            }
+            Stop::Fault(Fault::DataStorage { dsisr, ea }) => Interrupt::DataStorage { dsisr, dar: ea },
+            Stop::Fault(Fault::DataSegment { ea }) => Interrupt::DataSegment { dar: ea },
+            Stop::Fault(Fault::InstructionStorage { srr1 }) => Interrupt::InstructionStorage { srr1 },
+            Stop::Fault(Fault::InstructionSegment) => Interrupt::InstructionSegment,
+            Stop::Fault(Fault::Alignment { ea }) => Interrupt::Alignment { dar: ea },
+        };
+        cpu.storage.forget_served();
+        self.replay = false;
+        cpu.interrupt(interrupt);
+        cpu.mode_changed = false;
+        self.here = Here::NOWHERE;
+        None
+    }
+
+    fn device_access(&mut self, ra: u64, size: u8, store: Option<u64>, little_endian: bool) -> Exit {
+        let Some(value) = store else {
+            self.owed = Owed::Load { ra, size, little_endian };
+            return Exit::MmioRead { addr: ra, len: size };
+        };
+        // Already complete for the machine; here the instruction is executed again and finds it done.
+        self.cpu.storage.serve(ra, size, None);
+        self.replay = true;
+        let mut data = [0; 8];
+        let bytes = value.to_le_bytes();
+        let len = usize::from(size).min(8);
+        for (i, byte) in bytes[..len].iter().enumerate() {
+            data[if little_endian { i } else { len - 1 - i }] = *byte;
+        }
+        Exit::MmioWrite { addr: ra, len: size, data }
+    }
+
+    fn hypercall(&mut self) -> Option<Exit> {
+        let cpu = &mut self.cpu;
+        cpu.st.pc = cpu.npc;
+        cpu.instructions += 1;
+        let (nr, args) = hypercall_args(&cpu.st);
+        if let Some(trace) = &mut cpu.trace {
+            trace.hypercall(cpu.st.pc, nr, &args);
+        }
+        let code = &mut self.code;
+        match hcall::serve(cpu, nr, &args, |cpu, what| spread(cpu, code, what)) {
+            Outcome::Done => {
+                cpu.shared.count_hypercall(cpu.id);
+                if let Some(trace) = &mut cpu.trace {
+                    trace.reply(cpu.st.gpr[3]);
+                }
+                None
+            }
+            Outcome::Cede => {
+                cpu.shared.count_hypercall(cpu.id);
+                cpu.shared.count_cede(cpu.id);
+                self.ceded = true;
+                None
+            }
+            Outcome::Leave => {
+                self.owed = Owed::Hypercall;
+                Some(Exit::Hypercall { nr, args })
+            }
+        }
+    }
+
+    /// The registers and the way of the current addresses through the MMU, for the person who reads a failure.
+    pub(crate) fn dump(&self) -> String {
+        dump::dump(&self.cpu)
+    }
+}
+
+/// Acts on what other vCPUs posted.
+fn take_mail(cpu: &mut Cpu, code: &mut CodeCache) {
+    let shared = std::sync::Arc::clone(&cpu.shared);
+    let (mail, number) = shared.take_mail(cpu.id);
+    for what in mail {
+        apply(cpu, code, what);
+    }
+    shared.mail_done(cpu.id, number);
+}
+
+fn apply(cpu: &mut Cpu, code: &mut CodeCache, what: Forget) {
+    match what {
+        Forget::Ptex(ptex) => cpu.storage.forget_ptex(ptex),
+        Forget::StoresTo(page) => cpu.storage.forget_stores_to(page),
+        Forget::Code(page) => code.forget(page),
+        Forget::All => {
+            cpu.storage.forget_all();
+            code.clear();
+        }
+    }
+}
+
+/// Makes every vCPU of the partition forget something, and waits until they have.
+fn spread(cpu: &mut Cpu, code: &mut CodeCache, what: Forget) {
+    apply(cpu, code, what);
+    let shared = std::sync::Arc::clone(&cpu.shared);
+    if shared.is_alone(cpu.id) {
+        return;
+    }
+    shared.post(cpu.id, what);
+    // Every vCPU in the guest comes to a block boundary within microseconds, or is descheduled by the host: no bound but that.
+    while !shared.all_taken(cpu.id) {
+        take_mail(cpu, code);
+        std::thread::yield_now();
+    }
+}

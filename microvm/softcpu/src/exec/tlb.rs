@@ -1,0 +1,255 @@
+//! The soft TLB: direct-mapped, one bank per translation context, loads, stores and fetches apart.
+//!
+//! A bank holds what one combination of relocation, problem state and AMR may do, so that entering the kernel, leaving it, or
+//! opening user memory to it changes an index and loses nothing. Every entry keeps the index of its page table entry: H_REMOVE
+//! and H_PROTECT name one, and exactly its translations go.
+
+use crate::mmu::SlbInvalidation;
+
+/// Pages of the soft TLB: the smallest page of the architecture.
+pub const PAGE_SHIFT: u32 = 12;
+/// Bytes in such a page.
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+const PAGE_MASK: u64 = !(PAGE_SIZE - 1);
+
+/// Entries of a data bank, per direction.
+const DATA_ENTRIES: usize = 512;
+/// Entries of a fetch bank.
+const FETCH_ENTRIES: usize = 256;
+/// Data banks: real mode, and seven combinations of problem state and AMR (Linux uses four).
+pub const DATA_BANKS: usize = 8;
+/// Fetch banks: real mode, privileged, problem state.
+pub const FETCH_BANKS: usize = 3;
+
+/// A tag that no page has.
+const EMPTY: u64 = u64::MAX;
+/// Page table index of a real-mode entry.
+pub const NO_PTEX: u64 = u64::MAX;
+
+/// What a data entry answers: real address = effective address + `delta`.
+#[derive(Debug, Clone, Copy)]
+struct DataEntry {
+    tag: u64,
+    delta: u64,
+}
+
+/// What is needed to forget an entry. The class is bit 63 of `ptex`, which no index reaches.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    ptex: u64,
+    class: bool,
+}
+
+const EMPTY_DATA: DataEntry = DataEntry { tag: EMPTY, delta: 0 };
+const NO_ORIGIN: Origin = Origin { ptex: NO_PTEX, class: false };
+
+/// One direction of a data bank.
+#[derive(Debug, Clone)]
+pub struct DataTlb {
+    entries: Box<[DataEntry; DATA_ENTRIES]>,
+    origins: Box<[Origin; DATA_ENTRIES]>,
+}
+
+impl DataTlb {
+    fn new() -> Self {
+        Self { entries: Box::new([EMPTY_DATA; DATA_ENTRIES]), origins: Box::new([NO_ORIGIN; DATA_ENTRIES]) }
+    }
+
+    /// Real address of `len` bytes at `ea`, if the page is known and all bytes lie in it.
+    #[inline(always)]
+    pub fn lookup(&self, ea: u64, len: u64) -> Option<u64> {
+        let entry = &self.entries[(ea >> PAGE_SHIFT) as usize % DATA_ENTRIES];
+        // The last byte's page has to match the first one's entry, so a crossing never does.
+        if entry.tag == ea.wrapping_add(len - 1) & PAGE_MASK { Some(ea.wrapping_add(entry.delta)) } else { None }
+    }
+
+    /// Remembers that the page of `ea` leads to that of `ra`.
+    pub fn insert(&mut self, ea: u64, ra: u64, ptex: Option<u64>, class: bool) {
+        let index = (ea >> PAGE_SHIFT) as usize % DATA_ENTRIES;
+        self.entries[index] = DataEntry { tag: ea & PAGE_MASK, delta: ra.wrapping_sub(ea) };
+        self.origins[index] = Origin { ptex: ptex.unwrap_or(NO_PTEX), class };
+    }
+
+    fn clear(&mut self) {
+        self.entries.fill(EMPTY_DATA);
+        self.origins.fill(NO_ORIGIN);
+    }
+
+    fn drop_ptex(&mut self, ptex: u64) {
+        for (entry, origin) in self.entries.iter_mut().zip(self.origins.iter_mut()) {
+            if origin.ptex == ptex {
+                *entry = EMPTY_DATA;
+                origin.ptex = NO_PTEX;
+            }
+        }
+    }
+
+    fn drop_segments(&mut self, what: SlbInvalidation) {
+        match what {
+            SlbInvalidation::None => {}
+            SlbInvalidation::All => self.clear(),
+            SlbInvalidation::Segment { base, shift } => {
+                for entry in self.entries.iter_mut() {
+                    if entry.tag >> shift == base >> shift {
+                        *entry = EMPTY_DATA;
+                    }
+                }
+            }
+            SlbInvalidation::Class1 => {
+                for (entry, origin) in self.entries.iter_mut().zip(self.origins.iter()) {
+                    if origin.class {
+                        *entry = EMPTY_DATA;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets translations that lead to the real page number `page`.
+    pub fn drop_real_page(&mut self, page: u64) {
+        for entry in self.entries.iter_mut() {
+            if entry.tag != EMPTY && entry.tag.wrapping_add(entry.delta) >> PAGE_SHIFT == page {
+                *entry = EMPTY_DATA;
+            }
+        }
+    }
+}
+
+/// The data translations of one context.
+#[derive(Debug, Clone)]
+pub struct DataBank {
+    /// For loads.
+    pub load: DataTlb,
+    /// For stores: the page is writable, C is set, and it holds no decoded code.
+    pub store: DataTlb,
+    /// Problem state and AMR; `None` for a bank not in use.
+    pub key: Option<(bool, u64)>,
+}
+
+impl DataBank {
+    /// An empty bank.
+    pub fn new() -> Self {
+        Self { load: DataTlb::new(), store: DataTlb::new(), key: None }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.load.clear();
+        self.store.clear();
+    }
+
+    /// Forgets what came through one page table entry.
+    pub fn drop_ptex(&mut self, ptex: u64) {
+        self.load.drop_ptex(ptex);
+        self.store.drop_ptex(ptex);
+    }
+
+    /// Forgets segments.
+    pub fn drop_segments(&mut self, what: SlbInvalidation) {
+        self.load.drop_segments(what);
+        self.store.drop_segments(what);
+    }
+}
+
+/// What a fetch entry answers.
+#[derive(Debug, Clone, Copy)]
+pub struct FetchEntry {
+    tag: u64,
+    /// Real address of the page.
+    pub ra: u64,
+    /// Index of the page's decoded code.
+    pub code: u32,
+    class: bool,
+    ptex: u64,
+}
+
+const EMPTY_FETCH: FetchEntry = FetchEntry { tag: EMPTY, ra: 0, code: 0, class: false, ptex: NO_PTEX };
+
+/// The fetch translations of one context. The low bits of a tag say in which mode (64-bit, little-endian) the page was decoded.
+#[derive(Debug, Clone)]
+pub struct FetchBank {
+    entries: Box<[FetchEntry; FETCH_ENTRIES]>,
+}
+
+impl FetchBank {
+    /// An empty bank.
+    pub fn new() -> Self {
+        Self { entries: Box::new([EMPTY_FETCH; FETCH_ENTRIES]) }
+    }
+
+    /// The entry of the page of `ea` in a decoding mode.
+    #[inline(always)]
+    pub fn lookup(&self, ea: u64, mode: u32) -> Option<u32> {
+        let entry = &self.entries[(ea >> PAGE_SHIFT) as usize % FETCH_ENTRIES];
+        if entry.tag == ea & PAGE_MASK | u64::from(mode) { Some(entry.code) } else { None }
+    }
+
+    /// Remembers where the page of `ea` leads and which decoded code it has.
+    pub fn insert(&mut self, ea: u64, mode: u32, ra: u64, code: u32, ptex: Option<u64>, class: bool) {
+        let tag = ea & PAGE_MASK | u64::from(mode);
+        self.entries[(ea >> PAGE_SHIFT) as usize % FETCH_ENTRIES] =
+            FetchEntry { tag, ra: ra & PAGE_MASK, code, class, ptex: ptex.unwrap_or(NO_PTEX) };
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.entries.fill(EMPTY_FETCH);
+    }
+
+    fn drop_where(&mut self, goes: impl Fn(&FetchEntry) -> bool) -> bool {
+        let mut any = false;
+        for entry in self.entries.iter_mut() {
+            if entry.tag != EMPTY && goes(entry) {
+                *entry = EMPTY_FETCH;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Forgets what came through one page table entry.
+    pub fn drop_ptex(&mut self, ptex: u64) -> bool {
+        self.drop_where(|entry| entry.ptex == ptex)
+    }
+
+    /// Forgets segments.
+    pub fn drop_segments(&mut self, what: SlbInvalidation) -> bool {
+        match what {
+            SlbInvalidation::None => false,
+            SlbInvalidation::All => self.drop_where(|_| true),
+            SlbInvalidation::Segment { base, shift } => self.drop_where(|entry| entry.tag >> shift == base >> shift),
+            SlbInvalidation::Class1 => self.drop_where(|entry| entry.class),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_access_that_crosses_the_page_misses() {
+        let mut tlb = DataTlb::new();
+        tlb.insert(0x7000, 0x3000, None, false);
+        tlb.insert(0x8000, 0x9000, None, false);
+        assert_eq!(tlb.lookup(0x7ff8, 8), Some(0x3ff8));
+        assert_eq!(tlb.lookup(0x7ff9, 8), None);
+        assert_eq!(tlb.lookup(0x6fff, 1), None);
+        assert_eq!(tlb.lookup(u64::MAX, 8), None);
+    }
+
+    #[test]
+    fn exactly_the_named_translations_go() {
+        let mut bank = DataBank::new();
+        bank.load.insert(0x1000, 0x1000, Some(7), false);
+        bank.load.insert(0x2000, 0x2000, Some(8), true);
+        bank.store.insert(0x1000_3000, 0x3000, Some(7), false);
+        bank.drop_ptex(7);
+        assert!(bank.load.lookup(0x1000, 1).is_none() && bank.store.lookup(0x1000_3000, 1).is_none());
+        assert!(bank.load.lookup(0x2000, 1).is_some());
+        bank.drop_segments(SlbInvalidation::Segment { base: 0x1000_0000, shift: 28 });
+        assert!(bank.load.lookup(0x2000, 1).is_some());
+        bank.drop_segments(SlbInvalidation::Class1);
+        assert!(bank.load.lookup(0x2000, 1).is_none());
+    }
+}
