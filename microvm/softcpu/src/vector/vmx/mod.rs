@@ -271,8 +271,10 @@ pub(super) fn execute(op: VmxOp, insn: Insn, state: &mut State, memory: &mut dyn
         Vsraw => zip::<i32>(a, b, |x, y| x >> (y & 31)),
         Vsrad => zip::<i64>(a, b, |x, y| x >> (y & 63)),
 
-        Vaddfp | Vsubfp | Vmaddfp | Vnmsubfp | Vmaxfp | Vminfp | Vctsxs | Vctuxs | Vcfsx | Vcfux | Vrfim | Vrfin | Vrfip | Vrfiz
-        | Vcmpbfp | Vcmpeqfp | Vcmpgefp | Vcmpgtfp | Vexptefp | Vlogefp | Vrefp | Vrsqrtefp => float::execute(op, insn, state),
+        Vaddfp | Vsubfp | Vmaddfp | Vnmsubfp | Vmaxfp | Vminfp | Vctsxs | Vctuxs | Vcfsx | Vcfux | Vrfim | Vrfin | Vrfip
+        | Vrfiz | Vcmpbfp | Vcmpeqfp | Vcmpgefp | Vcmpgtfp | Vexptefp | Vlogefp | Vrefp | Vrsqrtefp => {
+            float::execute(op, insn, state)
+        }
 
         Vcipher => crypto::cipher(a, b),
         Vcipherlast => crypto::cipher_last(a, b),
