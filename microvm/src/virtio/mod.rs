@@ -9,6 +9,7 @@
 //! a queue that is marked broken (DEVICE_NEEDS_RESET, virtio 1.2 §2.1.1) and served no further until the driver resets the device.
 
 mod config_space;
+pub mod fs;
 
 mod interrupts;
 mod pci;
@@ -75,6 +76,9 @@ pub enum VirtioError {
         /// The queue's index.
         index: u16,
     },
+    /// The directory cannot be served.
+    #[error(transparent)]
+    Fs(#[from] fs::FsError),
     /// The sockets cannot be served.
     #[error(transparent)]
     Vsock(#[from] vsock::VsockError),

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::queue::{Chain, ChainFault, Counters};
+use super::queue::{Chain, ChainFault, Counters, Ram};
 use super::worker::{Stop, Workers, serve};
 use super::{Activation, VirtioDevice, VirtioError};
 
@@ -52,7 +52,7 @@ impl VirtioDevice for RngDevice {
         self.workers.spawn("rng", move |stop| {
             let counters = queue.counters();
             let mut allowance = Allowance::full(Instant::now());
-            serve(&mut queue, &stop.clone(), |chain| fill(chain, &mut allowance, &stop, &counters));
+            serve(&mut queue, &stop.clone(), |memory, chain| fill(memory, chain, &mut allowance, &stop, &counters));
         })
     }
 
@@ -61,9 +61,8 @@ impl VirtioDevice for RngDevice {
     }
 }
 
-fn fill(chain: Chain<'_>, allowance: &mut Allowance, stop: &Stop, counters: &Counters) -> Result<u32, ChainFault> {
-    let memory: &super::Ram = chain.memory();
-    let mut writer = chain.clone().writer(memory).map_err(|_| ChainFault::Buffers)?;
+fn fill(memory: &Ram, chain: Chain<'_>, allowance: &mut Allowance, stop: &Stop, counters: &Counters) -> Result<u32, ChainFault> {
+    let mut writer = chain.writer(memory).map_err(|_| ChainFault::Buffers)?;
     let wanted = writer.available_bytes().min(REQUEST_BYTES);
     if wanted == 0 {
         return Err(ChainFault::NoRoom);

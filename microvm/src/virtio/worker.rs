@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::VirtioError;
-use super::queue::{Chain, ChainFault, DeviceQueue};
+use super::queue::{Chain, ChainFault, DeviceQueue, Ram};
 
 /// A non-blocking, close-on-exec eventfd.
 pub(super) fn eventfd() -> io::Result<EventFd> {
@@ -110,7 +110,11 @@ impl Drop for Workers {
 }
 
 /// Serves a queue of requests one after the other until the end: `handle` returns how many bytes it wrote into the chain.
-pub(super) fn serve(queue: &mut DeviceQueue, stop: &Stop, mut handle: impl FnMut(Chain<'_>) -> Result<u32, ChainFault>) {
+pub(super) fn serve(
+    queue: &mut DeviceQueue,
+    stop: &Stop,
+    mut handle: impl for<'a> FnMut(&'a Ram, Chain<'a>) -> Result<u32, ChainFault>,
+) {
     let ram = queue.ram().clone();
     loop {
         queue.disable_notifications();
@@ -119,7 +123,7 @@ pub(super) fn serve(queue: &mut DeviceQueue, stop: &Stop, mut handle: impl FnMut
                 return;
             }
             let head = chain.head_index();
-            match handle(chain) {
+            match handle(ram.memory(), chain) {
                 Ok(written) => {
                     queue.complete(head, written);
                     queue.signal();

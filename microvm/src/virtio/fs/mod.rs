@@ -1,0 +1,201 @@
+//! The file system device (virtio 1.2 §5.11): a directory of the host, served in this process.
+//!
+//! Every inode the guest knows is an O_PATH descriptor, and every name is resolved as one component below one of them, so
+//! no name, symlink, `..` or rename race leads out of the shared directory. File systems mounted below it after the start are
+//! entered; they are announced as submounts, so that the guest gives them a device number of their own. The descriptors pin
+//! them: unmount in the guest first (its kernel then forgets the inodes), and on the host afterwards.
+//!
+//! Files belong to the guest user who makes them: a thread takes that user's ids for the one system call. Both that and the current
+//! directory are per thread here, which is why each worker first unshares its file system attributes.
+
+mod flags;
+mod server;
+mod wire;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::fchdir;
+use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
+
+use super::queue::DeviceQueue;
+use super::worker::{Workers, serve};
+use super::{Activation, VirtioDevice, VirtioError, copy_config};
+use server::Server;
+
+const DEVICE_TYPE: u16 = 26;
+/// "Mass storage controller, other".
+const CLASS_CODE: u32 = 0x01_80_00;
+
+/// Bytes of the tag in the device configuration (§5.11.4).
+const TAG_BYTES: usize = 36;
+/// Queues for requests, after the one for what must not wait behind them.
+const REQUEST_QUEUES: u16 = 1;
+/// Entries of the queue for FORGET.
+const PRIORITY_QUEUE_SIZE: u16 = 128;
+/// Entries of a request queue. Linux takes this minus four as the largest number of pages in a request.
+const REQUEST_QUEUE_SIZE: u16 = 1024;
+
+/// How long the guest may use a name or attributes without asking again. Volumes change on the host's side (the kubelet swaps secrets by
+/// renaming a symlink), and nothing must stay stale for longer than a second.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Descriptors kept back from the guest's inodes and handles, for sockets and everything else in this process.
+const RESERVED_DESCRIPTORS: u64 = 8192;
+
+/// Why a directory cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// The tag does not fit.
+    #[error("tag {tag:?}: must be of 1 to {TAG_BYTES} bytes")]
+    Tag {
+        /// The tag asked for.
+        tag: String,
+    },
+    /// The file system could not be set up.
+    #[error("cannot {what}")]
+    Setup {
+        /// What was being done.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FsError {
+    fn setup(what: &'static str) -> impl FnOnce(nix::Error) -> Self {
+        move |source| Self::Setup { what, source: source.into() }
+    }
+}
+
+/// The file system device.
+pub struct FsDevice {
+    tag: [u8; TAG_BYTES],
+    root: Arc<OwnedFd>,
+    server: Arc<Server>,
+    workers: Workers,
+}
+
+impl FsDevice {
+    /// Serves the directory that `root` stands for (O_PATH is enough) under the name `tag`. `/proc` is needed now and not later.
+    ///
+    /// Raises this process's soft limit of descriptors to its hard limit: the guest's inodes are descriptors.
+    ///
+    /// # Errors
+    /// [`FsError`] names the tag or what could not be done.
+    pub fn new(tag: &str, root: OwnedFd) -> Result<Self, FsError> {
+        let mut padded = [0; TAG_BYTES];
+        match padded.get_mut(..tag.len()) {
+            Some(place) if !tag.is_empty() => place.copy_from_slice(tag.as_bytes()),
+            _ => return Err(FsError::Tag { tag: tag.to_owned() }),
+        }
+        let root = Arc::new(root);
+        let for_thread = Arc::clone(&root);
+        // The file system notes the current directory of the thread that makes it.
+        let made = std::thread::spawn(move || {
+            enter(&for_thread)?;
+            make(guest_descriptors()?)
+        });
+        let fs = made
+            .join()
+            .map_err(|_| FsError::Setup { what: "set up the file system", source: io::Error::other("its thread panicked") })??;
+        Ok(Self { tag: padded, root, server: Arc::new(Server::new(fs)), workers: Workers::default() })
+    }
+
+    fn serve(&mut self, name: &str, mut queue: DeviceQueue) -> Result<(), VirtioError> {
+        let (server, root) = (Arc::clone(&self.server), Arc::clone(&self.root));
+        self.workers.spawn(name, move |stop| {
+            if let Err(error) = enter(&root) {
+                queue.fail(error);
+                return;
+            }
+            let counters = queue.counters();
+            serve(&mut queue, &stop, |memory, chain| server.handle(memory, chain, &counters));
+        })
+    }
+}
+
+/// Gives the calling thread a current directory and a file mode mask of its own: the shared directory, and none.
+fn enter(root: &OwnedFd) -> Result<(), FsError> {
+    unshare(CloneFlags::CLONE_FS).map_err(FsError::setup("give a thread its own current directory"))?;
+    fchdir(root.as_fd()).map_err(FsError::setup("enter the shared directory"))?;
+    // The guest's kernel has applied its umask already.
+    umask(Mode::empty());
+    Ok(())
+}
+
+/// Raises the limit of descriptors and answers the guest's part of them.
+fn guest_descriptors() -> Result<u64, FsError> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(FsError::setup("read the limit of open files"))?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(FsError::setup("raise the limit of open files"))?;
+    }
+    Ok(hard - RESERVED_DESCRIPTORS.min(hard / 4))
+}
+
+fn make(guest_fd_limit: u64) -> Result<PassthroughFs, FsError> {
+    let descriptors = File::open("/proc/self/fd").map_err(|source| FsError::Setup { what: "open /proc/self/fd", source })?;
+    let config = Config {
+        // The current directory of the thread that serves INIT, see `enter`.
+        root_dir: ".".to_owned(),
+        proc_sfd_rawfd: Some(descriptors),
+        entry_timeout: TIMEOUT,
+        attr_timeout: TIMEOUT,
+        cache_policy: CachePolicy::Auto,
+        announce_submounts: true,
+        xattr: true,
+        readdirplus: true,
+        // Without it the guest asks for security.capability before every write.
+        killpriv_v2: true,
+        guest_fd_limit,
+        ..Config::default()
+    };
+    PassthroughFs::new(config).map_err(|source| FsError::Setup { what: "set up the file system", source })
+}
+
+impl VirtioDevice for FsDevice {
+    fn device_type(&self) -> u16 {
+        DEVICE_TYPE
+    }
+
+    fn class_code(&self) -> u32 {
+        CLASS_CODE
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        let mut sizes = vec![REQUEST_QUEUE_SIZE; usize::from(1 + REQUEST_QUEUES)];
+        sizes[0] = PRIORITY_QUEUE_SIZE;
+        sizes
+    }
+
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let mut config = self.tag.to_vec();
+        config.extend_from_slice(&u32::from(REQUEST_QUEUES).to_le_bytes());
+        copy_config(&config, offset, data);
+    }
+
+    fn activate(&mut self, mut activation: Activation) -> Result<(), VirtioError> {
+        let priority = activation.take_queue(0)?;
+        self.serve("fs-priority", priority)?;
+        for index in 1..=REQUEST_QUEUES {
+            let queue = activation.take_queue(index)?;
+            self.serve(&format!("fs-request-{index}"), queue)?;
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.workers.stop();
+        self.server.forget_everything();
+    }
+}
+
+#[cfg(test)]
+mod tests;
