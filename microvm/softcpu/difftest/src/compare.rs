@@ -1,0 +1,277 @@
+//! Which differences count, and how they are shown.
+
+use std::fmt::Write;
+
+use paperboat_softcpu::table::operand::fields;
+use paperboat_softcpu::table::{Facility, Insn, Op, Row, decode};
+
+use crate::case::{Case, Ending, Outcome, Snapshot};
+
+/// Bits of the state after an instruction that the architecture leaves undefined, or that QEMU is known to get wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mask {
+    gpr: u64,
+    vsr: u128,
+    cr: u32,
+    xer: u64,
+    fpscr: u64,
+}
+
+/// NJ and SAT.
+const VSCR_DEFINED: u128 = 0x1_0001;
+const FPRF: u64 = 0x1_f000;
+const FR_FI: u64 = 0x6_0000;
+const XX_FX: u64 = 0x8200_0000;
+
+/// Estimates: the result only has to be near (ISA 3.0B I 4.6.6.1, 6.10.6, 7.6.3).
+const ESTIMATES: &[&str] = &[
+    "fre",
+    "fres",
+    "frsqrte",
+    "frsqrtes",
+    "xsredp",
+    "xsresp",
+    "xsrsqrtedp",
+    "xsrsqrtesp",
+    "xvredp",
+    "xvresp",
+    "xvrsqrtedp",
+    "xvrsqrtesp",
+    "vrefp",
+    "vrsqrtefp",
+    "vexptefp",
+    "vlogefp",
+];
+
+/// What does not count after `case`.
+pub fn mask(op: Op, case: &Case) -> Mask {
+    let row = op.row();
+    let insn = Insn(case.word);
+    let mut mask = Mask { gpr: 0, vsr: 0, cr: 0, xer: 0, fpscr: 0 };
+    let name = row.mnemonic;
+    let starts = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
+    // I 7.2.1.1 and the instruction pages: a scalar result leaves the second doubleword undefined.
+    let scalar_vsx = matches!(op, Op::Vsx(_))
+        && (starts(&["xs", "lxsd", "lxssp", "lxsiw", "lxsib", "lxsih", "mtvsrd", "mtvsrw"]))
+        && !name.contains("qp")
+        && !["mtvsrdd", "mtvsrws"].contains(&name);
+    if matches!(op, Op::Float(_)) || scalar_vsx {
+        mask.vsr |= u128::from(u64::MAX);
+    }
+    if ESTIMATES.contains(&name) {
+        mask.vsr = u128::MAX;
+        mask.fpscr |= FR_FI | XX_FX | FPRF;
+    }
+    if name == "vrldmi" {
+        // QEMU 7.2 leaves out the insertion: bits outside of the mask become zero (I 6.9.4).
+        mask.vsr = u128::MAX;
+    }
+    undefined_decimal(row, insn, case, &mut mask);
+    undefined_index(row, insn, case, &mut mask);
+    undefined_fixed(row, insn, case, &mut mask);
+    mask
+}
+
+/// I 6.17: from an operand that is no decimal number comes an undefined result. QEMU 7.2 then misses some of them in CR6:
+/// it looks no further than the digits it needs.
+fn undefined_decimal(row: &Row, insn: Insn, case: &Case, mask: &mut Mask) {
+    const CR6: u32 = 0xf0;
+    let name = row.mnemonic;
+    let (a, b) = (case.before.vsr[32 + insn.ra()], case.before.vsr[32 + insn.rb()]);
+    let digits = |value: u128, from: u32| (from..32).all(|nibble| value >> (4 * nibble) & 0xf < 10);
+    let signed = |value: u128| digits(value, 1) && value & 0xf >= 10;
+    let valid = match name {
+        "bcdadd." | "bcdsub." | "bcdcpsgn." => signed(a) && signed(b),
+        "bcdctn." | "bcdctz." | "bcdctsq." | "bcdsetsgn." | "bcds." | "bcdsr." | "bcdtrunc." => signed(b),
+        "bcdus." | "bcdutrunc." => digits(b, 0),
+        "bcdcfsq." => (b as i128).unsigned_abs() < 10u128.pow(31),
+        "bcdcfn." | "bcdcfz." => return undefined_from_characters(name, insn, b, mask),
+        _ => return,
+    };
+    if !valid {
+        mask.vsr = u128::MAX;
+        mask.cr |= CR6;
+    }
+    // QEMU 7.2 takes the sign for CR6 from where the result already stands, or from the last digit of an unsigned result.
+    if name == "bcdus." || (name == "bcdctsq." && insn.rt() == insn.rb()) {
+        mask.cr |= CR6;
+    }
+}
+
+/// I 6.17.2: national and zoned decimal with a wrong zone, digit or sign.
+fn undefined_from_characters(name: &str, insn: Insn, value: u128, mask: &mut Mask) {
+    let preferred = insn.bits(22, 22) != 0;
+    let valid = if name == "bcdcfn." {
+        let sign = value as u16;
+        [0x2b, 0x2d].contains(&sign) && (1..8).all(|digit| (0x30..0x3a).contains(&((value >> (16 * digit)) as u16)))
+    } else {
+        let zone = if preferred { 0xf } else { 0x3 };
+        let digits = (0..16).all(|byte| value >> (8 * byte) & 0xf < 10);
+        let zones = (1..16).all(|byte| value >> (8 * byte + 4) & 0xf == zone);
+        let sign = value >> 4 & 0xf;
+        digits && zones && (!preferred || sign >= 10)
+    };
+    if !valid {
+        mask.vsr = u128::MAX;
+    }
+}
+
+/// I 6.8.8: an index beyond the last element that lies in the register as a whole.
+fn undefined_index(row: &Row, insn: Insn, case: &Case, mask: &mut Mask) {
+    let last = match row.mnemonic {
+        "vextublx" | "vextubrx" => 15,
+        "vextuhlx" | "vextuhrx" => 14,
+        "vextuwlx" | "vextuwrx" => 12,
+        _ => return,
+    };
+    if case.before.gpr[insn.ra()] & 0xf > last {
+        mask.gpr = u64::MAX;
+    }
+}
+
+fn undefined_fixed(row: &Row, insn: Insn, case: &Case, mask: &mut Mask) {
+    let name = row.mnemonic;
+    let (ra, rb) = (case.before.gpr[insn.ra()], case.before.gpr[insn.rb()]);
+    const CR0_RELATION: u32 = 0xe000_0000;
+    // I 3.3.9: the high word of a 32-bit multiply-high, divide or modulo, and CR0 with it.
+    let word_result = ["mulhw", "mulhwu", "divw", "divwu", "divwe", "divweu", "modsw", "moduw"].contains(&name);
+    if word_result {
+        mask.gpr |= 0xffff_ffff_0000_0000;
+        if row.has_rc && insn.record() {
+            mask.cr |= CR0_RELATION;
+        }
+    }
+    let (a32, b32) = (ra as u32, rb as u32);
+    let undefined_quotient = match name {
+        "divw" | "modsw" => b32 == 0 || (a32 == 1 << 31 && b32 == u32::MAX),
+        "divwu" | "moduw" => b32 == 0,
+        "divd" | "modsd" => rb == 0 || (ra == 1 << 63 && rb == u64::MAX),
+        "divdu" | "modud" => rb == 0,
+        "divwe" => divwe_overflows(a32, b32),
+        "divweu" => b32 == 0 || a32 >= b32,
+        "divde" => divde_overflows(ra, rb),
+        "divdeu" => rb == 0 || ra >= rb,
+        _ => false,
+    };
+    if undefined_quotient {
+        mask.gpr = u64::MAX;
+        mask.cr |= CR0_RELATION;
+    }
+}
+
+fn divwe_overflows(a: u32, b: u32) -> bool {
+    let b = i64::from(b as i32);
+    b == 0 || i32::try_from((i64::from(a as i32) << 32) / b).is_err()
+}
+
+fn divde_overflows(a: u64, b: u64) -> bool {
+    let b = i128::from(b as i64);
+    b == 0 || (i128::from(a as i64) << 64).checked_div(b).is_none_or(|quotient| i64::try_from(quotient).is_err())
+}
+
+/// True if the two outcomes agree as far as the architecture defines them.
+pub fn agree(op: Op, case: &Case, ours: &Outcome, theirs: &Outcome) -> bool {
+    if ours.ending != theirs.ending {
+        return false;
+    }
+    if ours.ending != Ending::Completed {
+        return true;
+    }
+    differences(op, case, &ours.after, &theirs.after).is_empty()
+}
+
+/// The differences that count: name, our value, QEMU's value.
+pub fn differences(op: Op, case: &Case, ours: &Snapshot, theirs: &Snapshot) -> Vec<(String, String, String)> {
+    let mask = mask(op, case);
+    let insn = Insn(case.word);
+    let mut found = Vec::new();
+    let mut check = |name: String, ours: u128, theirs: u128, ignored: u128, digits: usize| {
+        if (ours ^ theirs) & !ignored != 0 {
+            found.push((name, format!("{ours:0digits$x}"), format!("{theirs:0digits$x}")));
+        }
+    };
+    let gpr_target = insn.rt();
+    for (index, (ours, theirs)) in ours.gpr.iter().zip(&theirs.gpr).enumerate() {
+        let ignored = if index == gpr_target { mask.gpr } else { 0 };
+        check(format!("r{index}"), u128::from(*ours), u128::from(*theirs), u128::from(ignored), 16);
+    }
+    let vsr_target = vsr_target(op, insn);
+    for (index, (ours, theirs)) in ours.vsr.iter().zip(&theirs.vsr).enumerate() {
+        let ignored = if Some(index) == vsr_target { mask.vsr } else { 0 };
+        check(format!("vs{index}"), *ours, *theirs, ignored, 32);
+    }
+    check("cr".into(), u128::from(ours.cr), u128::from(theirs.cr), u128::from(mask.cr), 8);
+    check("xer".into(), u128::from(ours.xer), u128::from(theirs.xer), u128::from(mask.xer), 8);
+    check("fpscr".into(), u128::from(ours.fpscr), u128::from(theirs.fpscr), u128::from(mask.fpscr), 8);
+    // Reserved bits read as zero or as what was written.
+    check("vscr".into(), u128::from(ours.vscr), u128::from(theirs.vscr), !VSCR_DEFINED, 8);
+    for (index, (ours, theirs)) in ours.scratch.chunks(16).zip(theirs.scratch.chunks(16)).enumerate() {
+        if ours != theirs {
+            found.push((format!("scratch+{}", 16 * index), hex(ours), hex(theirs)));
+        }
+    }
+    found
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The VSR that an instruction writes, if it writes one.
+fn vsr_target(op: Op, insn: Insn) -> Option<usize> {
+    fields(op.row()).into_iter().find_map(|field| {
+        let number = field.get(insn.0) as usize;
+        match field.name {
+            "FRT" | "FRTp" | "XT" => Some(number),
+            "VRT" => Some(32 + number),
+            _ => None,
+        }
+    })
+}
+
+/// A mismatch as text: the instruction, its operands before, and what differs after.
+pub fn describe(case: &Case, endian: crate::case::Endian, ours: &Outcome, theirs: &Outcome) -> String {
+    let mut text = String::new();
+    let Some(op) = decode(Insn(case.word)) else {
+        return format!("{:#010x} is no instruction", case.word);
+    };
+    // Writing to a String cannot fail.
+    let _ =
+        writeln!(text, "{:08x}  {}  ({endian:?}-endian)", case.word, paperboat_softcpu::table::disasm::disassemble(case.word, 0));
+    let _ = writeln!(text, "  before  {}", operands_before(op, case));
+    if ours.ending != theirs.ending {
+        let _ = writeln!(text, "  ended   ours {:?}, QEMU {:?}", ours.ending, theirs.ending);
+    } else {
+        for (name, ours, theirs) in differences(op, case, &ours.after, &theirs.after) {
+            let _ = writeln!(text, "  {name:<9} ours {ours}\n            QEMU {theirs}");
+        }
+    }
+    text
+}
+
+fn operands_before(op: Op, case: &Case) -> String {
+    use paperboat_softcpu::table::operand::Kind;
+    let before = &case.before;
+    let mut parts: Vec<String> = fields(op.row())
+        .into_iter()
+        .filter_map(|field| {
+            let n = field.get(case.word) as usize;
+            match field.kind {
+                Kind::Gpr | Kind::GprPair | Kind::GprOrZero => Some(format!("r{n}={:x}", before.gpr[n])),
+                Kind::Fpr | Kind::FprPair => Some(format!("f{n}={:016x}", before.vsr[n] >> 64)),
+                Kind::Vr => Some(format!("v{n}={:032x}", before.vsr[32 + n])),
+                Kind::Vsr => Some(format!("vs{n}={:032x}", before.vsr[n])),
+                _ => None,
+            }
+        })
+        .collect();
+    parts.push(format!("cr={:08x} xer={:08x}", before.cr, before.xer));
+    if op.row().facility != Facility::Base {
+        parts.push(format!("fpscr={:08x} vscr={:08x}", before.fpscr, before.vscr));
+    }
+    parts.join(" ")
+}

@@ -1,0 +1,302 @@
+//! Random cases from the rows of the instruction table.
+
+use paperboat_softcpu::table::operand::{Field, Kind, fields, overflow_bit, record_bit};
+use paperboat_softcpu::table::{Op, Privilege, Row, decode};
+
+use crate::case::{Case, Endian, SCRATCH_BYTES, Snapshot};
+use crate::image::scratch_address;
+use crate::rng::{Flavour, Rng};
+
+/// A part of the table, as the command line names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Class {
+    /// Fixed point, CR logic, XER.
+    Fixed,
+    /// Floating point.
+    Float,
+    /// Vector.
+    Vmx,
+    /// Vector-scalar.
+    Vsx,
+}
+
+/// Problem-state instructions that cannot be compared case by case, and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("darn", "random by design"),
+    ("mftb", "time"),
+    ("sc", "leaves the program"),
+    ("scv", "leaves the program"),
+    ("wait", "waits"),
+    ("rfebb", "event-based branches"),
+    ("isync", "no effect to compare"),
+    ("sync", "no effect to compare"),
+    ("eieio", "no effect to compare"),
+    ("icbi", "no effect to compare"),
+    ("icbt", "no effect to compare"),
+    ("dcbt", "no effect to compare"),
+    ("dcbtst", "no effect to compare"),
+    ("dcbf", "no effect to compare"),
+    ("dcbst", "no effect to compare"),
+    ("copy", "needs an accelerator"),
+    ("paste.", "needs an accelerator"),
+    ("cp_abort", "no effect to compare"),
+    ("stbcx.", "depends on a reservation"),
+    ("sthcx.", "depends on a reservation"),
+    ("stwcx.", "depends on a reservation"),
+    ("stdcx.", "depends on a reservation"),
+    ("stqcx.", "depends on a reservation"),
+];
+
+/// The instructions of a class (all classes for `None`) that cases are made of; branches and privileged ones are not.
+pub fn candidates(class: Option<Class>, mnemonic: Option<&str>) -> Vec<Op> {
+    decode::all_ops()
+        .filter(|op| {
+            let row = op.row();
+            let of = match op {
+                Op::Fixed(_) => Class::Fixed,
+                Op::Branch(_) if row.operands.contains("LI") || row.operands.contains("BO") => return false,
+                Op::Branch(_) => Class::Fixed,
+                Op::System(_) => Class::Fixed,
+                Op::Float(_) => Class::Float,
+                Op::Vmx(_) => Class::Vmx,
+                Op::Vsx(_) => Class::Vsx,
+            };
+            row.privilege == Privilege::Problem
+                && class.is_none_or(|class| class == of)
+                && mnemonic.is_none_or(|mnemonic| mnemonic == row.mnemonic)
+                && !LEFT_OUT.iter().any(|(name, _)| *name == row.mnemonic)
+        })
+        .collect()
+}
+
+/// Multiple and string accesses raise an alignment interrupt in little-endian mode, which QEMU's user mode does not survive.
+pub fn runs_in(op: Op, endian: Endian) -> bool {
+    const BIG_ONLY: &[&str] = &["lmw", "stmw", "lswi", "lswx", "stswi", "stswx"];
+    endian == Endian::Big || !BIG_ONLY.contains(&op.row().mnemonic)
+}
+
+/// True if the instruction computes an effective address and accesses storage there.
+pub fn accesses_storage(row: &Row) -> bool {
+    let by_register = row.encoding.value >> 26 == 31
+        && ["l", "st", "dcbz"].iter().any(|start| row.mnemonic.starts_with(start))
+        && !["lvsl", "lvsr"].contains(&row.mnemonic);
+    row.operands.contains('(') || by_register
+}
+
+/// Makes a case of `op`, to run as number `index` of its batch.
+pub fn case(rng: &mut Rng, op: Op, index: usize) -> Case {
+    let row = op.row();
+    // Most words are valid forms; a row that never is would be a mistake in the rules below.
+    const ATTEMPTS: usize = 1000;
+    let mut word = 0;
+    for attempt in 0..=ATTEMPTS {
+        assert!(attempt < ATTEMPTS, "{} has no valid form", row.mnemonic);
+        word = random_word(rng, row);
+        if is_valid_form(row, word) {
+            break;
+        }
+    }
+    let mut before = snapshot(rng, row);
+    if accesses_storage(row) {
+        aim(rng, row, word, &mut before, index);
+    }
+    Case { word, before }
+}
+
+fn random_word(rng: &mut Rng, row: &Row) -> u32 {
+    let mut word = row.encoding.value;
+    for field in fields(row) {
+        let value = match field.name {
+            "FXM" if row.mnemonic != "mtcrf" => 1 << rng.below(8),
+            // XER, and LR whose value is the same on both sides; CTR holds the program's own pointer.
+            "SPR" if row.mnemonic == "mtspr" => 1,
+            "SPR" => rng.pick(&[1, 8]),
+            "FC" if row.mnemonic.starts_with('l') => rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 25, 28]),
+            "FC" => rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 24]),
+            "NB" => rng.below(32) as u32,
+            // Bytes that lie within the register.
+            "UIM" if row.mnemonic.starts_with("vextract") || row.mnemonic.starts_with("vinsert") => {
+                let size = match row.mnemonic.as_bytes().last() {
+                    Some(b'b') => 1,
+                    Some(b'h') => 2,
+                    Some(b'w') => 4,
+                    _ => 8,
+                };
+                rng.below(17 - size) as u32
+            }
+            "UIM" if row.mnemonic == "xxextractuw" || row.mnemonic == "xxinsertw" => rng.below(13) as u32,
+            "CY" => 0,
+            _ => match field.kind {
+                Kind::GprPair | Kind::FprPair => rng.below(16) as u32 * 2,
+                Kind::Signed | Kind::Displacement { .. } if rng.one_in(2) => rng.pick(&[0, 1, u32::MAX, 0x7fff, 0x8000, 8]),
+                _ => rng.next() as u32,
+            },
+        };
+        word = field.set(word, value);
+    }
+    for bit in record_bit(row).into_iter().chain(overflow_bit(row)) {
+        if rng.one_in(2) {
+            word |= bit;
+        }
+    }
+    word
+}
+
+fn field_named(row: &Row, name: &str) -> Option<Field> {
+    fields(row).into_iter().find(|field| field.name == name)
+}
+
+/// False for the invalid forms that the ISA names on the instruction pages.
+fn is_valid_form(row: &Row, word: u32) -> bool {
+    let number = |name: &str| field_named(row, name).map(|field| field.get(word));
+    let target = ["RT", "RS", "RTp", "RSp"].iter().find_map(|name| number(name));
+    let (ra, rb) = (number("RA"), number("RB"));
+    let storage = accesses_storage(row);
+    let is_load = row.mnemonic.starts_with('l');
+    if storage {
+        let same_target = is_load && number("FRT").is_none() && ra == target;
+        if is_update(row) && (ra == Some(0) || same_target) {
+            return false;
+        }
+        // Without a base register only the first and last 32 KiB of storage can be reached: nothing of ours lies there.
+        if ra == Some(0) && (rb.is_none() || is_length(row.mnemonic)) {
+            return false;
+        }
+        // The address is built from two registers, so they have to differ.
+        if ra.is_some() && ra == rb {
+            return false;
+        }
+        let written = match row.mnemonic {
+            "lmw" => (32 - target.unwrap_or(0)).max(1),
+            "lswi" | "lswx" => 8,
+            "lq" | "lqarx" | "lwat" | "ldat" | "stwat" | "stdat" => 2,
+            _ => 0,
+        };
+        let inside =
+            |register: Option<u32>| register.is_some_and(|register| register.wrapping_sub(target.unwrap_or(0)) & 31 < written);
+        if written > 0 && (inside(ra) || inside(rb)) {
+            return false;
+        }
+        if ["lwat", "ldat", "stwat", "stdat"].contains(&row.mnemonic) && target == Some(31) {
+            return false;
+        }
+    }
+    true
+}
+
+fn is_update(row: &Row) -> bool {
+    let name = row.mnemonic;
+    name.ends_with("ux") || (name.ends_with('u') && row.operands.contains('('))
+}
+
+fn snapshot(rng: &mut Rng, row: &Row) -> Snapshot {
+    let mut state = Snapshot::default();
+    for register in &mut state.gpr {
+        *register = rng.integer();
+    }
+    if rng.one_in(2) {
+        // Relations between operands: equal and nearly equal ones.
+        let (to, from) = (rng.below(32) as usize, rng.below(32) as usize);
+        state.gpr[to] = state.gpr[from].wrapping_add(rng.below(3)).wrapping_sub(1);
+    }
+    let flavours = flavours(row);
+    let flavour = rng.pick(flavours);
+    for register in &mut state.vsr {
+        let flavour = if rng.one_in(4) { rng.pick(flavours) } else { flavour };
+        *register = rng.vector(flavour);
+    }
+    state.cr = rng.next() as u32;
+    // SO, OV, CA, OV32, CA32 and the byte count.
+    state.xer = rng.next() & 0xe00c_0000 | rng.below(17);
+    state.fpscr = fpscr(rng);
+    state.vscr = (rng.below(2) | if rng.one_in(8) { 0x1_0000 } else { 0 }) as u32;
+    for (index, chunk) in state.scratch.chunks_exact_mut(16).enumerate() {
+        let value = if index % 2 == 0 { rng.wide() } else { rng.vector(flavour) };
+        chunk.copy_from_slice(&value.to_le_bytes());
+    }
+    state
+}
+
+/// No exception enabled, so that loading the state cannot trap; summary bits as the others demand.
+fn fpscr(rng: &mut Rng) -> u64 {
+    const VX_CAUSES: u64 = 0x01f8_0700;
+    const VX: u64 = 0x2000_0000;
+    let rounding = rng.below(4);
+    if rng.one_in(2) {
+        return rounding;
+    }
+    let mut value = rng.next() & rng.next() & 0x9fff_f700 | rounding;
+    if value & VX_CAUSES != 0 {
+        value |= VX;
+    }
+    value
+}
+
+/// What the operands of an instruction should look like, by its name.
+fn flavours(row: &Row) -> &'static [Flavour] {
+    use Flavour::{Decimal, Double, Half, Integer, Narrow, Quad, Single, Zoned};
+    let name = row.mnemonic;
+    let has = |part: &str| name.contains(part);
+    if name.starts_with("bcd") {
+        &[Decimal, Decimal, Zoned, Integer]
+    } else if name.starts_with("vmul10") {
+        &[Decimal, Integer]
+    } else if has("hp") {
+        &[Half, Single, Double, Narrow]
+    } else if has("qp") {
+        &[Quad, Quad, Quad, Double, Integer]
+    } else if name.starts_with('f') || row.operands.contains("FR") {
+        &[Double, Double, Narrow, Narrow, Integer]
+    } else if name.starts_with("xv") && (has("sp") || has("sx") || has("ux")) {
+        &[Single, Single, Double, Integer]
+    } else if name.starts_with("xs") {
+        &[Double, Double, Narrow, Single, Integer]
+    } else if name.starts_with("xv") {
+        &[Double, Double, Single, Integer]
+    } else if has("fp") || name.starts_with("vct") || name.starts_with("vrf") || name.starts_with("vcf") {
+        &[Single, Single, Integer]
+    } else {
+        &[Integer, Integer, Integer, Single]
+    }
+}
+
+/// Sets the address registers so that the access falls into the case's scratch storage.
+fn aim(rng: &mut Rng, row: &Row, word: u32, state: &mut Snapshot, index: usize) {
+    let name = row.mnemonic;
+    let alignment: u64 = match name {
+        "lbarx" => 1,
+        "lharx" => 2,
+        "lwarx" | "lwat" | "stwat" | "lmw" | "stmw" => 4,
+        "ldarx" | "ldat" | "stdat" => 8,
+        "lq" | "stq" | "lqarx" => 16,
+        _ => 1,
+    };
+    // Anything from 64 on leaves room below; the longest access is 128 bytes.
+    let target = scratch_address(index) + (SCRATCH_BYTES as u64 / 4 + rng.below(64)) / alignment * alignment;
+    let register = |name: &str| field_named(row, name).map(|field| field.get(word) as usize);
+    let base = register("RA").unwrap_or(0);
+    let displacement = fields(row).into_iter().find_map(|field| match field.kind {
+        Kind::Displacement { shift } => Some(field.get_signed(word) << shift),
+        _ => None,
+    });
+    if let Some(displacement) = displacement {
+        if base != 0 {
+            state.gpr[base] = target.wrapping_add_signed(-displacement);
+        }
+    } else if let Some(index) = register("RB").filter(|_| !is_length(name)) {
+        let start = if base == 0 { 0 } else { state.gpr[base] };
+        state.gpr[index] = target.wrapping_sub(start);
+    } else {
+        if let Some(length) = register("RB") {
+            state.gpr[length] = rng.below(20) << 56 | rng.next() >> 8;
+        }
+        if base != 0 {
+            state.gpr[base] = target;
+        }
+    }
+}
+
+/// RB is a length in its top byte, not an index: lxvl and its kind.
+fn is_length(name: &str) -> bool {
+    ["lxvl", "lxvll", "stxvl", "stxvll"].contains(&name)
+}
