@@ -417,7 +417,7 @@ fn finish_high(state: &mut State, insn: Insn, value: u64, word: bool) {
 fn shift_right_algebraic(state: &mut State, insn: Insn, value: i64, by: u32) {
     let result = value >> by.min(63);
     // Ones shifted out of a negative number.
-    let lost = if by > 63 { value } else { value & ((1i64 << by) - 1) };
+    let lost = if by > 63 { value } else { value & (1i64 << by).wrapping_sub(1) };
     state.ca = value < 0 && lost != 0;
     state.ca32 = state.ca;
     finish_logical(state, insn, result as u64);
