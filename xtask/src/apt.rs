@@ -140,11 +140,7 @@ impl<'a> AptRoot<'a> {
         if missing.is_empty() {
             return Ok(());
         }
-        ensure!(
-            !self.ctx.offline,
-            "{} is not cached: run once without --offline",
-            missing[0].file
-        );
+        ensure!(!self.ctx.offline, "{} is not cached: run once without --offline", missing[0].file);
         let partial = self.ctx.cache.stage("download", &self.suite.arch)?;
         let mut progress = self.ctx.ui.progress("packages", Some(missing.len() as u64));
         self.ctx.ui.line("packages", &format!("downloading {} from {}", missing.len(), self.suite.release));
@@ -158,12 +154,7 @@ impl<'a> AptRoot<'a> {
         for deb in missing {
             let fetched = partial.join(&deb.file);
             let digest = file_digest(&fetched)?;
-            ensure!(
-                digest == deb.sha256,
-                "{} arrived damaged (digest {digest}, wanted {}): run again",
-                deb.file,
-                deb.sha256
-            );
+            ensure!(digest == deb.sha256, "{} arrived damaged (digest {digest}, wanted {}): run again", deb.file, deb.sha256);
             fs::rename(&fetched, &deb.path).with_context(|| format!("keep {}", deb.path.display()))?;
         }
         remove_tree(&partial)
@@ -204,10 +195,7 @@ impl<'a> AptRoot<'a> {
     }
 
     fn sources(&self) -> Result<String> {
-        ensure!(
-            Path::new(KEYRING).exists(),
-            "Debian's archive keys are missing: apt-get install debian-archive-keyring"
-        );
+        ensure!(Path::new(KEYRING).exists(), "Debian's archive keys are missing: apt-get install debian-archive-keyring");
         let mirrors = Mirrors::of_this_machine()?;
         let options = format!("[arch={} signed-by={KEYRING}]", self.suite.arch);
         let release = &self.suite.release;
@@ -273,9 +261,8 @@ impl Mirrors {
                 text.push('\n');
             }
         }
-        Self::parse(&text).context(
-            "this machine's apt sources name no Debian mirror: Debian 12 or later is needed to build the guest's parts",
-        )
+        Self::parse(&text)
+            .context("this machine's apt sources name no Debian mirror: Debian 12 or later is needed to build the guest's parts")
     }
 
     /// Reads both forms of sources: one line each, and paragraphs of fields.

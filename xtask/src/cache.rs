@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -277,20 +277,6 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     result.with_context(|| format!("remove {}", path.display()))
 }
 
-/// Writes a file so that it is whole or absent.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    let result = File::create(&partial).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    });
-    if result.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    result.with_context(|| format!("write {}", path.display()))
-}
-
 fn tree_size(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     if !meta.is_dir() {
@@ -330,11 +316,8 @@ fn record(dir: &Path) -> Result<BTreeMap<String, Recorded>> {
     files
         .into_iter()
         .map(|(path, size_bytes)| {
-            let sha256 = if with_digest && size_bytes <= DIGEST_LIMIT_BYTES {
-                Some(file_digest(&dir.join(&path))?)
-            } else {
-                None
-            };
+            let sha256 =
+                if with_digest && size_bytes <= DIGEST_LIMIT_BYTES { Some(file_digest(&dir.join(&path))?) } else { None };
             Ok((path.to_string_lossy().into_owned(), Recorded { size_bytes, sha256 }))
         })
         .collect()

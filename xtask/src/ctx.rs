@@ -41,6 +41,11 @@ impl Ctx {
         Ok(Self { root: root.to_owned(), cache: Cache::open()?, ui: Ui::new(), offline })
     }
 
+    /// Takes the cache for this process, saying so when another one has to be waited for.
+    pub fn lock(&self) -> Result<nix::fcntl::Flock<std::fs::File>> {
+        self.cache.lock(|| self.ui.line("cache", "waiting for another cargo xtask to finish"))
+    }
+
     /// Runs the step `name` unless its product for these inputs is there. `ticks` is how many lines its
     /// commands usually print. Returns the product's directory.
     pub fn step(

@@ -29,8 +29,7 @@ pub fn prepare(ctx: &Ctx, host: &Host) -> Result<Engines> {
         containerd_bin: ctx.cache.publish("containerd", &containerd)?.join("usr/bin"),
         runc_bin: ctx.cache.publish("runc", &runc)?.join("usr/sbin"),
     };
-    for program in
-        [engines.containerd_bin.join("containerd"), engines.containerd_bin.join("ctr"), engines.runc_bin.join("runc")]
+    for program in [engines.containerd_bin.join("containerd"), engines.containerd_bin.join("ctr"), engines.runc_bin.join("runc")]
     {
         ensure!(program.exists(), "the package lacks {}", program.display());
     }

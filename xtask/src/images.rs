@@ -232,12 +232,7 @@ fn write_program(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn image(
-    ctx: &Ctx,
-    name: &'static str,
-    inputs: Inputs,
-    fill: impl FnOnce(&mut Archive) -> Result<()>,
-) -> Result<PathBuf> {
+fn image(ctx: &Ctx, name: &'static str, inputs: Inputs, fill: impl FnOnce(&mut Archive) -> Result<()>) -> Result<PathBuf> {
     let inputs = inputs.with("recipe", RECIPE);
     let dir = ctx.step(&format!("image-{name}"), &inputs, None, |step| {
         let mut archive = Archive::new(&reference(name));

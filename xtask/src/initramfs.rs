@@ -118,7 +118,10 @@ mod tests {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success());
-        assert!(text.lines().any(|line| line.starts_with("crw-------") && line.contains("5,") && line.ends_with("dev/console")), "{text}");
+        assert!(
+            text.lines().any(|line| line.starts_with("crw-------") && line.contains("5,") && line.ends_with("dev/console")),
+            "{text}"
+        );
         assert!(text.lines().any(|line| line.starts_with("-rwxr-xr-x") && line.ends_with("init")), "{text}");
     }
 }

@@ -77,10 +77,8 @@ impl<'a> Recipe<'a> {
         let compiler = capture(Command::new(format!("{cross}gcc")).arg("--version"))?;
         let linker = capture(Command::new(format!("{cross}ld")).arg("--version"))?;
         let tools = format!("{}\n{}", compiler.lines().next().unwrap_or(""), linker.lines().next().unwrap_or(""));
-        let mut inputs = Inputs::new()
-            .with("recipe", RECIPE)
-            .with(&source.file, &source.sha256)
-            .with("tools", digest(tools.as_bytes()));
+        let mut inputs =
+            Inputs::new().with("recipe", RECIPE).with(&source.file, &source.sha256).with("tools", digest(tools.as_bytes()));
         let mut merged = String::new();
         for name in FRAGMENTS {
             let path = ctx.root.join("kernel-configs").join(format!("{name}.config"));
@@ -166,11 +164,8 @@ impl Asked {
 
 /// Every option asked for must be in the finished configuration as asked.
 fn check_config(asked: &[Asked], finished: &str) -> Result<()> {
-    let finished: std::collections::BTreeMap<String, String> = finished
-        .lines()
-        .filter_map(Asked::parse)
-        .filter_map(|option| Some((option.name, option.value?)))
-        .collect();
+    let finished: std::collections::BTreeMap<String, String> =
+        finished.lines().filter_map(Asked::parse).filter_map(|option| Some((option.name, option.value?))).collect();
     let wrong: Vec<String> = asked
         .iter()
         .filter(|option| finished.get(&option.name) != option.value.as_ref())

@@ -39,12 +39,8 @@ pub struct Layer {
 impl Layer {
     /// Adds everything in a package file. Its scripts are not executed.
     pub fn add_deb(&mut self, deb: &Path) -> Result<()> {
-        let mut child = Command::new("dpkg-deb")
-            .arg("--fsys-tarfile")
-            .arg(deb)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start dpkg-deb")?;
+        let mut child =
+            Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn().context("start dpkg-deb")?;
         let stdout = child.stdout.take().context("dpkg-deb has an output")?;
         self.add_tar(stdout).with_context(|| format!("read {}", deb.display()))?;
         ensure!(child.wait()?.success(), "dpkg-deb cannot read {}", deb.display());

@@ -3,68 +3,73 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod cache;
+mod chores;
+mod cli;
 mod ctx;
+#[cfg(test)]
+mod docs;
 mod engines;
 mod guest;
 mod images;
 mod initramfs;
 mod kernel;
 mod layer;
+mod licences;
+mod lint;
 mod oci;
 mod run;
 mod setup;
+mod test;
 mod toolchain;
 mod ui;
 
-use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
-#[derive(Parser)]
-#[command(name = "cargo xtask")]
-struct Cli {
-    #[arg(long, global = true)]
-    offline: bool,
-    #[command(subcommand)]
-    command: Chore,
-}
+use anyhow::Result;
+use clap::Parser;
 
-#[derive(Subcommand)]
-enum Chore {
-    Setup,
-    Kernel,
-    Images,
-    Build,
-    Engines,
-}
+use crate::cli::{Chore, Cli};
+use crate::ctx::Ctx;
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    let ctx = ctx::Ctx::new(cli.offline)?;
-    let host = setup::Host::detect()?;
-    let _lock = ctx.cache.lock(|| eprintln!("waiting"))?;
-    match cli.command {
-        Chore::Setup => {
-            setup::ensure_packages(&ctx, &host)?;
-            toolchain::prepare(&ctx, &host)?;
-        }
-        Chore::Kernel => {
-            let kernel = kernel::prepare(&ctx, &host)?;
-            println!("{}", kernel.vmlinux.display());
-        }
-        Chore::Images => {
-            for (_, path) in images::prepare(&ctx, &host)? {
-                println!("{}", path.display());
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if is_disk_full(&error) {
+                eprintln!("cure: the disk is full: free some space (`cargo xtask clean` empties the cache) and run again");
             }
-        }
-        Chore::Engines => {
-            let engines = engines::prepare(&ctx, &host)?;
-            println!("{} {}", engines.containerd_bin.display(), engines.runc_bin.display());
-        }
-        Chore::Build => {
-            let tools = toolchain::prepare(&ctx, &host)?;
-            let agent = guest::agent(&ctx, &host, &tools)?;
-            println!("{}", guest::initramfs(&ctx, &agent)?.display());
+            ExitCode::FAILURE
         }
     }
-    Ok(())
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let ctx = Ctx::new(cli.offline)?;
+    let _lock = match cli.chore {
+        // These run for long after everything is prepared, and let others work meanwhile.
+        Chore::Test(_) | Chore::Demo | Chore::Bench(_) | Chore::Lint => None,
+        _ => Some(ctx.lock()?),
+    };
+    match cli.chore {
+        Chore::Setup(args) => chores::setup(&ctx, &args),
+        Chore::Demo => return chores::demo(&ctx),
+        Chore::Test(args) => return test::run(&ctx, &args),
+        Chore::Bench(args) => bench::run(&ctx, &args),
+        Chore::Kernel(args) => chores::kernel(&ctx, &args),
+        Chore::Images => chores::images(&ctx),
+        Chore::Build(args) => chores::build(&ctx, &args),
+        Chore::Env => chores::env(&ctx),
+        Chore::Lint => lint::run(&ctx),
+        Chore::Clean => chores::clean(&ctx),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_disk_full(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull))
 }

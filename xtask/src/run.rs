@@ -62,11 +62,7 @@ impl Log {
         let shown = display(command);
         let mut log = self.append()?;
         writeln!(log, "$ {shown}").context("write the log")?;
-        let output = command
-            .stdin(Stdio::null())
-            .stderr(log)
-            .output()
-            .with_context(|| spawn_error(command))?;
+        let output = command.stdin(Stdio::null()).stderr(log).output().with_context(|| spawn_error(command))?;
         if !output.status.success() {
             bail!(self.failure(&shown, &output.status.to_string())?);
         }
@@ -74,10 +70,7 @@ impl Log {
     }
 
     fn append(&self) -> Result<File> {
-        File::options()
-            .append(true)
-            .open(&self.path)
-            .with_context(|| format!("open the log {}", self.path.display()))
+        File::options().append(true).open(&self.path).with_context(|| format!("open the log {}", self.path.display()))
     }
 
     fn failure(&self, command: &str, status: &str) -> Result<String> {
@@ -104,22 +97,13 @@ fn cure(log: &str) -> Option<&'static str> {
             &["Temporary failure resolving", "Could not resolve", "Could not connect", "Network is unreachable"],
             "no network: connect, or use --offline if everything was fetched before",
         ),
-        (
-            &["Hash Sum mismatch", "unexpected size"],
-            "the package mirror changed while it was read: run again in a few minutes",
-        ),
+        (&["Hash Sum mismatch", "unexpected size"], "the package mirror changed while it was read: run again in a few minutes"),
     ];
-    CURES
-        .iter()
-        .find(|(signs, _)| signs.iter().any(|sign| log.contains(sign)))
-        .map(|(_, cure)| *cure)
+    CURES.iter().find(|(signs, _)| signs.iter().any(|sign| log.contains(sign))).map(|(_, cure)| *cure)
 }
 
 fn spawn_error(command: &Command) -> String {
-    format!(
-        "cannot start {}: if it is missing, `cargo xtask setup` installs it",
-        command.get_program().to_string_lossy()
-    )
+    format!("cannot start {}: if it is missing, `cargo xtask setup` installs it", command.get_program().to_string_lossy())
 }
 
 /// The command as a person would type it.
@@ -144,12 +128,7 @@ pub fn display(command: &Command) -> String {
 pub fn capture(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| spawn_error(command))?;
     if !output.status.success() {
-        bail!(
-            "command failed ({}): {}: {}",
-            output.status,
-            display(command),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("command failed ({}): {}: {}", output.status, display(command), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -24,12 +24,8 @@ const COMMON: &[&str] = &[
     "xz-utils",
 ];
 /// Needed where ppc64le is foreign.
-const CROSS: &[&str] = &[
-    "gcc-powerpc64le-linux-gnu",
-    "libc6-dev-ppc64el-cross",
-    "linux-libc-dev-ppc64el-cross",
-    "qemu-user-static",
-];
+const CROSS: &[&str] =
+    &["gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross", "linux-libc-dev-ppc64el-cross", "qemu-user-static"];
 
 /// Debian's view of this machine.
 pub struct Host {
@@ -92,10 +88,8 @@ pub fn ensure_packages(ctx: &Ctx, host: &Host) -> Result<()> {
 
 /// Those of `wanted` that are not installed.
 fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
-    let output = Command::new("dpkg-query")
-        .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
-        .output()
-        .context("run dpkg-query")?;
+    let output =
+        Command::new("dpkg-query").args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).output().context("run dpkg-query")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let installed: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
     Ok(wanted.iter().copied().filter(|name| !installed.contains(name)).collect())

@@ -154,10 +154,7 @@ fn build_std(step: &mut Step, prefix: &Path) -> Result<()> {
     fs::create_dir_all(seed.join("src"))?;
     // An empty program in a workspace of its own: only its standard library is wanted.
     fs::write(seed.join("src/lib.rs"), "#![no_std]\n")?;
-    fs::write(
-        seed.join("Cargo.toml"),
-        "[package]\nname = \"seed\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[workspace]\n",
-    )?;
+    fs::write(seed.join("Cargo.toml"), "[package]\nname = \"seed\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[workspace]\n")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command

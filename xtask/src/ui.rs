@@ -28,8 +28,7 @@ impl Ui {
     pub fn progress(&self, step: &str, expected: Option<u64>) -> Progress {
         let bar = self.terminal.then(|| {
             let bar = match expected {
-                Some(len) => ProgressBar::new(len)
-                    .with_style(style("{prefix:>14}  [{bar:30}] {percent}% {elapsed} {wide_msg}")),
+                Some(len) => ProgressBar::new(len).with_style(style("{prefix:>14}  [{bar:30}] {percent}% {elapsed} {wide_msg}")),
                 None => ProgressBar::new_spinner().with_style(style("{prefix:>14}  {spinner} {elapsed} {wide_msg}")),
             };
             bar.set_prefix(step.to_owned());
@@ -66,9 +65,7 @@ impl Progress {
             }
             None if self.last.elapsed() >= HEARTBEAT => {
                 self.last = Instant::now();
-                let share = self.expected.map_or(String::new(), |all| {
-                    format!(" ({}%)", (self.ticks * 100 / all.max(1)).min(99))
-                });
+                let share = self.expected.map_or(String::new(), |all| format!(" ({}%)", (self.ticks * 100 / all.max(1)).min(99)));
                 let seconds = self.started.elapsed().as_secs();
                 eprintln!("{:>14}  … {seconds} s{share} {text}", self.step);
             }
@@ -88,11 +85,7 @@ impl Drop for Progress {
 /// A duration for people: `4.2 s`, `3 min 05 s`.
 pub fn duration(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
-    if seconds < 60.0 {
-        format!("{seconds:.1} s")
-    } else {
-        format!("{} min {:02} s", seconds as u64 / 60, seconds as u64 % 60)
-    }
+    if seconds < 60.0 { format!("{seconds:.1} s") } else { format!("{} min {:02} s", seconds as u64 / 60, seconds as u64 % 60) }
 }
 
 /// A size for people: `11.7 MB`.

@@ -1,0 +1,244 @@
+//! `cargo xtask bench`: figures beside a peer's, for people and as JSON.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::chores::Products;
+use crate::cli::BenchArgs;
+use crate::ctx::Ctx;
+use crate::run::capture;
+
+/// One benchmark.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    measure: fn(&Lab) -> Result<Vec<Figure>>,
+}
+
+/// All benchmarks. A new one is a row here and a function that measures.
+const BENCHES: &[Bench] = &[Bench {
+    name: "size",
+    about: "bytes of kernel, initramfs and agent, against what is loaded into every pod (a second)",
+    measure: size,
+}];
+
+/// What a benchmark is given.
+pub struct Lab {
+    /// Everything a pod needs.
+    pub products: Products,
+}
+
+/// A figure's goal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Goal {
+    /// Not more than this.
+    AtMost(f64),
+    /// Measured for the record.
+    None,
+}
+
+/// One figure, measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// Its name, as the issues call it: `boot.guest_instructions`.
+    pub figure: String,
+    /// Median of the runs.
+    pub value: f64,
+    /// Unit.
+    pub unit: &'static str,
+    /// The peer it was measured beside, and the peer's median in the same unit.
+    pub peer: Option<(String, f64)>,
+    /// How many runs.
+    pub runs: usize,
+    /// What was to be reached.
+    pub goal: Goal,
+}
+
+/// A figure as it is written to the file.
+#[derive(Serialize)]
+struct Row<'a> {
+    figure: &'a str,
+    value: f64,
+    unit: &'a str,
+    peer: Option<&'a str>,
+    peer_value: Option<f64>,
+    ratio: Option<f64>,
+    runs: usize,
+    target: Option<f64>,
+    met: Option<bool>,
+}
+
+impl Figure {
+    fn row(&self) -> Row<'_> {
+        let target = match self.goal {
+            Goal::AtMost(limit) => Some(limit),
+            Goal::None => None,
+        };
+        let peer_value = self.peer.as_ref().map(|(_, value)| *value);
+        Row {
+            figure: &self.figure,
+            value: self.value,
+            unit: self.unit,
+            peer: self.peer.as_ref().map(|(name, _)| name.as_str()),
+            peer_value,
+            ratio: peer_value.filter(|peer| *peer != 0.0).map(|peer| self.value / peer),
+            runs: self.runs,
+            target,
+            met: target.map(|limit| self.value <= limit),
+        }
+    }
+}
+
+/// Everything that is written beside the figures.
+#[derive(Serialize)]
+struct Report<'a> {
+    machine: String,
+    commit: String,
+    command: String,
+    seed: u64,
+    figures: Vec<Row<'a>>,
+}
+
+/// Runs the benchmarks asked for.
+pub fn run(ctx: &Ctx, args: &BenchArgs) -> Result<()> {
+    if args.list {
+        for bench in BENCHES {
+            println!("{:10} {}", bench.name, bench.about);
+        }
+        return Ok(());
+    }
+    let chosen: Vec<&Bench> = BENCHES.iter().filter(|bench| args.name.as_deref().is_none_or(|name| name == bench.name)).collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+        bail!("no benchmark of this name: there are {}", names.join(", "));
+    }
+    let lab = Lab { products: Products::prepare(ctx)? };
+    let mut figures = Vec::new();
+    for bench in chosen {
+        ctx.ui.line("bench", bench.name);
+        figures.extend((bench.measure)(&lab).with_context(|| format!("benchmark {}", bench.name))?);
+    }
+    print!("{}", table(&figures));
+    if let Some(path) = &args.json {
+        let report = Report {
+            machine: machine(),
+            commit: commit(&ctx.root),
+            command: std::env::args().skip(1).fold("cargo xtask".to_owned(), |line, arg| line + " " + &arg),
+            seed: args.seed,
+            figures: figures.iter().map(Figure::row).collect(),
+        };
+        fs::write(path, serde_json::to_vec_pretty(&report)?).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn table(figures: &[Figure]) -> String {
+    let mut rows = vec![["figure", "value", "unit", "peer", "peer's", "ratio", "to reach", ""].map(str::to_owned)];
+    for figure in figures {
+        let row = figure.row();
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), show);
+        rows.push([
+            row.figure.to_owned(),
+            show(row.value),
+            row.unit.to_owned(),
+            row.peer.unwrap_or("-").to_owned(),
+            number(row.peer_value),
+            row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+            row.target.map_or("-".to_owned(), |target| format!("≤ {}", show(target))),
+            row.met.map_or("", |met| if met { "met" } else { "short" }).to_owned(),
+        ]);
+    }
+    let widths: Vec<usize> = (0..8).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.chars().count()))).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn show(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        let digits = format!("{}", value as i64);
+        let mut grouped = String::new();
+        for (position, digit) in digits.chars().enumerate() {
+            let left = digits.len() - position;
+            if position > 0 && left.is_multiple_of(3) && !grouped.ends_with('-') {
+                grouped.push(' ');
+            }
+            grouped.push(digit);
+        }
+        grouped
+    } else {
+        format!("{value:.3}")
+    }
+}
+
+fn machine() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find(|line| line.starts_with("model name") || line.starts_with("cpu\t"))
+        .and_then(|line| line.split_once(':'))
+        .map_or("unknown processor", |(_, model)| model.trim());
+    let count = std::thread::available_parallelism().map_or(1, |count| count.get());
+    format!("{count} × {model}, {}", std::env::consts::ARCH)
+}
+
+fn commit(root: &Path) -> String {
+    capture(Command::new("git").current_dir(root).args(["describe", "--always", "--dirty", "--abbrev=12"]))
+        .unwrap_or_else(|_| "unknown".to_owned())
+}
+
+fn size(lab: &Lab) -> Result<Vec<Figure>> {
+    let bytes = |variable| -> Result<f64> {
+        let path = lab.products.path(variable).with_context(|| format!("{variable} is not among the products"))?;
+        Ok(fs::metadata(path)?.len() as f64)
+    };
+    let figure = |figure: &str, value, goal| Figure { figure: figure.into(), value, unit: "bytes", peer: None, runs: 1, goal };
+    Ok(vec![
+        figure("size.kernel_bytes", bytes("PAPERBOAT_KERNEL")?, Goal::AtMost(12e6)),
+        figure("size.initramfs_bytes", bytes("PAPERBOAT_INITRAMFS")?, Goal::None),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Figure {
+        Figure {
+            figure: "boot.guest_instructions".into(),
+            value: 22e6,
+            unit: "instructions",
+            peer: Some(("qemu".into(), 44e6)),
+            runs: 5,
+            goal: Goal::AtMost(25e6),
+        }
+    }
+
+    #[test]
+    fn rows_carry_ratio_and_verdict() {
+        let figure = sample();
+        let row = figure.row();
+        assert_eq!((row.ratio, row.target, row.met), (Some(0.5), Some(25e6), Some(true)));
+        let short = Figure { value: 26e6, peer: None, ..sample() };
+        assert_eq!((short.row().ratio, short.row().met), (None, Some(false)));
+        let free = Figure { goal: Goal::None, ..sample() };
+        assert_eq!(free.row().met, None);
+    }
+
+    #[test]
+    fn table_is_readable() {
+        let text = table(&[sample(), Figure { value: 0.1234, goal: Goal::None, ..sample() }]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("22 000 000") && lines[1].contains("≤ 25 000 000") && lines[1].ends_with("met"), "{text}");
+        assert!(lines[2].contains("0.123"), "{text}");
+    }
+}

@@ -1,0 +1,161 @@
+//! The chores and their options. What `--help` prints is written here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The one door for every chore of Paperboat.
+///
+/// Products are kept in $XDG_CACHE_HOME/paperboat (~/.cache/paperboat), keyed by the content of their inputs: a
+/// chore repeats only what changed. Logs of every step are in its directory logs/.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+pub struct Cli {
+    /// Use only what is cached: no network
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// The chore
+    #[command(subcommand)]
+    pub chore: Chore,
+}
+
+/// What can be done.
+#[derive(Subcommand)]
+pub enum Chore {
+    /// Prepare the machine: packages, cross toolchain, container engines
+    ///
+    /// Installs missing Debian packages as root (as another user it names them), unpacks the compiler for ppc64le
+    /// and containerd into the cache; nothing installed is upgraded. Takes 3 minutes once, then a second. Caches
+    /// the toolchain, the engines and every package file.
+    Setup(SetupArgs),
+
+    /// Run a container in a micro-VM, from nothing to its exit status
+    ///
+    /// Does what setup, kernel, images and build do, starts a private containerd, imports the busybox image for
+    /// ppc64le and runs `uname -a; cat /proc/cpuinfo; exit 7` in it through io.containerd.paperboat.v1. Takes 25
+    /// minutes in an empty cache (most of it the guest kernel and the compilation), under a minute afterwards.
+    /// Needs root, as containerd does. Leaves no process, mount or directory behind.
+    Demo,
+
+    /// Run all tests: lint, unit, end to end
+    ///
+    /// Takes 30 to 60 minutes in an empty cache, under 20 afterwards. Prints how long each stage took and ends
+    /// with the test runner's summary. Caches what the other chores cache, and compiled crates.
+    Test(TestArgs),
+
+    /// Measure, beside a peer where there is one
+    ///
+    /// Prints figure, value, unit, peer's value, ratio, target, and whether it was met. Without a name every
+    /// benchmark runs; how long each takes is in `cargo xtask bench --list`. Caches nothing of its own.
+    Bench(BenchArgs),
+
+    /// Build the guest kernel
+    ///
+    /// Debian's source of Linux 6.12 with the options of kernel-configs/; every option asked for is checked in the
+    /// result. Takes 12 minutes of processor time once. Caches the stripped ELF image, its symbols, its configuration.
+    Kernel(KernelArgs),
+
+    /// Make the guest's initramfs and the OCI images
+    ///
+    /// The initramfs holds the agent; the images (busybox, debian, pause, platforms) are made of Debian's ppc64el
+    /// packages without emulation. Takes 3 minutes once (compiling the agent), then seconds. Caches each archive.
+    Images,
+
+    /// Build Paperboat's programs
+    ///
+    /// Takes 2 to 4 minutes the first time. Cross-compiled crates are cached, those for this machine are where
+    /// cargo puts them.
+    Build(BuildArgs),
+
+    /// Print the variables by which end-to-end tests find everything, as a shell reads them
+    ///
+    /// Builds what is missing, so the first time takes as long as the demo. Use: eval "$(cargo xtask env)"
+    Env,
+
+    /// Check format, clippy, documentation, licences and sources of dependencies
+    ///
+    /// Takes 3 minutes the first time, then seconds. Advisories are checked where cargo-deny and its database are
+    /// there, else they are printed as not run. Caches compiled crates.
+    Lint,
+
+    /// Empty the cache
+    ///
+    /// Takes a second. The next chore starts from nothing.
+    Clean,
+}
+
+/// Options of `setup`.
+#[derive(Args)]
+pub struct SetupArgs {
+    /// Fetch Debian's package lists again, and with them newer packages
+    #[arg(long)]
+    pub refresh: bool,
+}
+
+/// Options of `kernel`.
+#[derive(Args)]
+pub struct KernelArgs {
+    /// Build it a second time and compare the bytes
+    #[arg(long)]
+    pub twice: bool,
+}
+
+/// Options of `build`.
+#[derive(Args)]
+pub struct BuildArgs {
+    /// For whom
+    #[arg(long, value_enum, default_value_t = Target::Guest)]
+    pub target: Target,
+}
+
+/// Whom programs are built for.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Target {
+    /// The agent, static, for the guest
+    Guest,
+    /// Shim, machine and operator's command for this machine
+    Host,
+    /// Shim, machine and operator's command for a ppc64le host
+    Ppc64le,
+}
+
+/// Options of `test`.
+#[derive(Args)]
+pub struct TestArgs {
+    /// Also what takes long: the kernel built twice, repetitions beyond the usual
+    #[arg(long)]
+    pub all: bool,
+    /// Only this stage
+    #[arg(long, value_enum)]
+    pub stage: Option<Stage>,
+}
+
+/// Stages of the tests.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub enum Stage {
+    /// Format, clippy, documentation, dependencies
+    Lint,
+    /// Unit tests of every crate
+    Unit,
+    /// Real clients, real guests
+    E2e,
+}
+
+/// Options of `bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Which benchmark; all without a name
+    pub name: Option<String>,
+    /// Also write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// How often each is measured; the median counts
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// Seed of benchmarks that draw random numbers
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// List the benchmarks
+    #[arg(long)]
+    pub list: bool,
+}

@@ -1,0 +1,168 @@
+//! `cargo xtask test`: the stages, their durations, and the runner's own summary at the end.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::chores::Products;
+use crate::cli::{Stage, TestArgs};
+use crate::ctx::Ctx;
+use crate::setup::Host;
+use crate::{guest, kernel, lint, ui};
+
+/// The crate whose tests need guests.
+const E2E: &str = "paperboat-e2e";
+
+/// What became of a stage.
+struct Outcome {
+    stage: String,
+    seconds: String,
+    result: Result<Vec<String>>,
+}
+
+/// Runs the stages asked for; a stage that fails does not keep the next ones from being tried.
+pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
+    let wanted = |stage| args.stage.is_none_or(|only| only == stage);
+    let mut outcomes = Vec::new();
+    let mut stage = |name: &str, body: &mut dyn FnMut() -> Result<Vec<String>>| {
+        ctx.ui.line("test", &format!("stage {name}"));
+        let started = Instant::now();
+        let result = body();
+        if let Err(error) = &result {
+            eprintln!("error: {error:#}");
+        }
+        let passed = result.is_ok();
+        outcomes.push(Outcome { stage: name.to_owned(), seconds: ui::duration(started.elapsed()), result });
+        passed
+    };
+
+    if wanted(Stage::Lint) {
+        stage("lint", &mut || lint::run(ctx).map(|()| Vec::new()));
+    }
+    if wanted(Stage::Unit) {
+        stage("unit", &mut || unit(ctx));
+    }
+    if wanted(Stage::E2e) {
+        let mut products = None;
+        let prepared = stage("products", &mut || {
+            products = Some(Products::prepare(ctx)?);
+            Ok(Vec::new())
+        });
+        if prepared && let Some(products) = &products {
+            if nix::unistd::geteuid().is_root() {
+                stage("e2e", &mut || e2e(ctx, products));
+            } else {
+                ctx.ui.line("test", "stage e2e: not run: containerd needs root");
+            }
+        }
+        if args.all {
+            stage("kernel twice", &mut || kernel_twice(ctx).map(|()| Vec::new()));
+        } else {
+            ctx.ui.line("test", "kernel twice: not run: it is part of --all");
+        }
+    }
+
+    eprintln!();
+    for outcome in &outcomes {
+        let word = if outcome.result.is_ok() { "passed" } else { "FAILED" };
+        eprintln!("{:>14}  {word}  {}", outcome.stage, outcome.seconds);
+    }
+    for line in outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok()).flatten() {
+        println!("{line}");
+    }
+    let failed: Vec<&str> =
+        outcomes.iter().filter(|outcome| outcome.result.is_err()).map(|outcome| outcome.stage.as_str()).collect();
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("failed: {}", failed.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+fn unit(ctx: &Ctx) -> Result<Vec<String>> {
+    let mut tests = runner(ctx);
+    tests.args(["--workspace", "--exclude", E2E]);
+    let mut summary = stream(&mut tests)?;
+    let mut examples = guest::cargo(ctx);
+    examples.args(["test", "--quiet", "--workspace", "--doc", "--exclude", E2E]);
+    summary.extend(stream(&mut examples)?.into_iter().filter(|line| !line.contains(" 0 passed")));
+    Ok(summary)
+}
+
+fn e2e(ctx: &Ctx, products: &Products) -> Result<Vec<String>> {
+    let mut tests = runner(ctx);
+    tests.args(["-p", E2E, "--no-tests=pass"]);
+    products.apply(&mut tests);
+    stream(&mut tests)
+}
+
+fn kernel_twice(ctx: &Ctx) -> Result<()> {
+    let _lock = ctx.lock()?;
+    let host = Host::detect()?;
+    let first = kernel::prepare(ctx, &host)?;
+    kernel::check_reproducible(ctx, &host, &first)
+}
+
+/// nextest where it is installed, cargo's own runner elsewhere.
+fn runner(ctx: &Ctx) -> Command {
+    let mut cargo = guest::cargo(ctx);
+    let has_nextest = guest::cargo(ctx)
+        .args(["nextest", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if has_nextest {
+        cargo.args(["nextest", "run", "--no-fail-fast"]);
+    } else {
+        cargo.args(["test", "--no-fail-fast"]);
+    }
+    cargo
+}
+
+/// Runs tests with their output shown; returns the lines that sum them up.
+fn stream(command: &mut Command) -> Result<Vec<String>> {
+    let shown = crate::run::display(command);
+    let (reader, writer) = std::io::pipe().context("make a pipe")?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("start {shown}"))?;
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut summary = Vec::new();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line.context("read the tests' output")?;
+        let line = String::from_utf8_lossy(&line);
+        let _ = writeln!(std::io::stderr(), "{line}");
+        if is_summary(&line) {
+            summary.push(line.trim().to_owned());
+        }
+    }
+    let status = child.wait()?;
+    anyhow::ensure!(status.success(), "{shown}: {status}");
+    Ok(summary)
+}
+
+fn is_summary(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with("test result:") || (line.starts_with("Summary [") && line.contains("tests run"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_of_both_runners_are_known() {
+        assert!(is_summary("     Summary [   0.010s] 12 tests run: 12 passed, 0 skipped"));
+        assert!(is_summary("test result: ok. 3 passed; 0 failed; 0 ignored"));
+        assert!(!is_summary("        PASS [   0.010s] xtask cache::tests::x"));
+    }
+
+    #[test]
+    fn a_failing_command_is_an_error() {
+        let passed = stream(Command::new("sh").args(["-c", "echo test result: ok."])).unwrap();
+        assert_eq!(passed, ["test result: ok."]);
+        assert!(stream(Command::new("sh").args(["-c", "echo test result: FAILED.; exit 101"])).is_err());
+    }
+}
