@@ -181,7 +181,7 @@ pub(super) fn execute(cpu: &mut Cpu, op: FixedOp, insn: Insn) -> Result<(), Stop
             cpu.storage.touch(ea)?;
         }
         // Hints.
-        Dcbt | Dcbtst | Icbt => {}
+        Dcbt | Dcbtst | Icbt | Dst | Dstst | Dss => {}
         Copy => {
             let ea = address(cpu, insn, Form::X);
             if ea % CACHE_BLOCK != 0 {

@@ -183,6 +183,10 @@ instruction_class! {
         Dcbz = "dcbz", x(31, 1014), "RA,RB", V206, Base;
         Dcbst = "dcbst", x(31, 54), "RA,RB", V206, Base;
         Dcbf = "dcbf", x(31, 86), "RA,RB,L", V206, Base;
+        // Data streams of the original vector facility: gone from ISA 3.0, kept by the processors as no operation.
+        Dst = "dst", x(31, 342), "RA,RB,STRM", V206, Base;
+        Dstst = "dstst", x(31, 374), "RA,RB,STRM", V206, Base;
+        Dss = "dss", x(31, 822), "STRM", V206, Base;
         // II 4.4: copy-paste.
         Copy = "copy", x(31, 774).and(10, 10, 1), "RA,RB", V300, Base;
         PasteRecord = "paste.", x_dot(31, 902).and(10, 10, 1), "RA,RB", V300, Base;

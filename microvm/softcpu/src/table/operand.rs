@@ -187,6 +187,7 @@ const FIELDS: &[(&str, Kind, Parts)] = &[
     ("DRM", Kind::Unsigned, &[(18, 20)]),
     ("CT", Kind::Unsigned, &[(7, 10)]),
     ("TH", Kind::Unsigned, &[(6, 10)]),
+    ("STRM", Kind::Unsigned, &[(9, 10)]),
     ("FC", Kind::Unsigned, &[(16, 20)]),
     ("EH", Kind::Unsigned, &[(31, 31)]),
     ("CY", Kind::Unsigned, &[(21, 22)]),
