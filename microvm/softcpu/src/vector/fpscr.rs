@@ -61,6 +61,15 @@ pub(super) const ALL_VX: u32 = VXSNAN | VXISI | VXIDI | VXZDZ | VXIMZ | VXVC | V
 /// All exception bits that stay set until cleared.
 pub(super) const ALL_EXCEPTIONS: u32 = OX | UX | ZX | XX | ALL_VX;
 
+/// XX, FI and FR of a rounding.
+pub(super) fn inexact(inexact: bool, incremented: bool) -> u32 {
+    match (inexact, incremented) {
+        (false, _) => 0,
+        (true, false) => XX | FI,
+        (true, true) => XX | FI | FR,
+    }
+}
+
 /// The mode that FPSCR\[RN\] selects.
 pub(super) fn rounding(state: &State) -> Rounding {
     match state.fpscr as u32 & RN {

@@ -2,7 +2,7 @@
 
 use super::round::{Rounding, round_to_integer};
 use super::{DOUBLE, Kind, Number, SINGLE, pack, unpack};
-use crate::vector::fpscr::{FI, FR, VXCVI, VXSNAN, XX};
+use crate::vector::fpscr::{self, VXCVI, VXSNAN};
 
 /// The kinds of integer that conversions deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +54,7 @@ pub(in crate::vector) fn to_integer(number: Number, integer: Integer, rounding: 
         return (saturated(number.negative), VXCVI);
     }
     let value = if number.negative { (magnitude as u64).wrapping_neg() } else { magnitude as u64 };
-    let flags = if inexact { XX | FI | if incremented { FR } else { 0 } } else { 0 };
-    (value & mask, flags)
+    (value & mask, fpscr::inexact(inexact, incremented))
 }
 
 /// A signed integer as a number.
@@ -99,6 +98,7 @@ pub(in crate::vector) fn double_to_single(doubleword: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vector::fpscr::{FI, FR, XX};
 
     fn integer(value: f64, integer: Integer, rounding: Rounding) -> (u64, u32) {
         to_integer(unpack(value.to_bits().into(), DOUBLE), integer, rounding)

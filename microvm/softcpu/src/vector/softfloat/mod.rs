@@ -24,6 +24,8 @@ pub(super) const SINGLE: Format = Format { exponent_bits: 8, fraction_bits: 23 }
 pub(super) const DOUBLE: Format = Format { exponent_bits: 11, fraction_bits: 52 };
 /// binary128.
 pub(super) const QUAD: Format = Format { exponent_bits: 15, fraction_bits: 112 };
+/// Double-extended: quad's exponents, a significand of 64 bits. A rounding precision only; it is kept in quad format.
+pub(super) const EXTENDED: Format = Format { exponent_bits: 15, fraction_bits: 63 };
 
 impl Format {
     /// Width of the exponent field.

@@ -1,6 +1,10 @@
 //! Vector-scalar (VSX) instructions (ISA 3.0B I 7).
 
+mod element;
+mod quad;
+mod scalar;
 mod storage;
+mod vector;
 
 use super::lanes::{build, map, merge, splat};
 use super::vmx::permute;
@@ -8,6 +12,10 @@ use crate::exec::DataMemory;
 use crate::mmu::Fault;
 use crate::state::State;
 use crate::table::{Facility, Insn, VsxOp};
+
+/// The high doubleword, where scalars live.
+const HIGH: u128 = (u64::MAX as u128) << 64;
+const SIGN: u128 = 1 << 127;
 
 /// See [`super::facility`].
 pub(super) fn facility(op: VsxOp, insn: Insn) -> Facility {
@@ -75,6 +83,47 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State, memory: &mut dyn
         Xxbrw => map(b, u32::swap_bytes),
         Xxbrd => map(b, u64::swap_bytes),
         Xxbrq => b.swap_bytes(),
+
+        Xsabsdp => b & HIGH & !SIGN,
+        Xsnabsdp => b & HIGH | SIGN,
+        Xsnegdp => b & HIGH ^ SIGN,
+        Xscpsgndp => a & SIGN | b & HIGH & !SIGN,
+        Xsadddp | Xssubdp | Xsmuldp | Xsdivdp | Xsaddsp | Xssubsp | Xsmulsp | Xsdivsp | Xssqrtdp | Xsredp | Xsrsqrtedp
+        | Xssqrtsp | Xsresp | Xsrsqrtesp | Xsmaddadp | Xsmaddmdp | Xsmsubadp | Xsmsubmdp | Xsnmaddadp | Xsnmaddmdp
+        | Xsnmsubadp | Xsnmsubmdp | Xsmaddasp | Xsmaddmsp | Xsmsubasp | Xsmsubmsp | Xsnmaddasp | Xsnmaddmsp | Xsnmsubasp
+        | Xsnmsubmsp | Xstdivdp | Xstsqrtdp | Xsmaxdp | Xsmindp | Xsmaxcdp | Xsmincdp | Xsmaxjdp | Xsminjdp | Xscmpeqdp
+        | Xscmpgtdp | Xscmpgedp | Xscmpodp | Xscmpudp | Xscmpexpdp | Xscvdpsp | Xscvspdp | Xscvdpspn | Xscvspdpn | Xsrsp
+        | Xscvdpsxds | Xscvdpsxws | Xscvdpuxds | Xscvdpuxws | Xscvsxddp | Xscvuxddp | Xscvsxdsp | Xscvuxdsp | Xsrdpi
+        | Xsrdpic | Xsrdpim | Xsrdpip | Xsrdpiz | Xscvhpdp | Xscvdphp | Xsxexpdp | Xsxsigdp | Xsiexpdp | Xststdcdp
+        | Xststdcsp => match scalar::execute(op, insn, state) {
+            Some(result) => result,
+            None => return Ok(()),
+        },
+
+        Xvadddp | Xvsubdp | Xvmuldp | Xvdivdp | Xvmaddadp | Xvmaddmdp | Xvmsubadp | Xvmsubmdp | Xvnmaddadp | Xvnmaddmdp
+        | Xvnmsubadp | Xvnmsubmdp | Xvmaxdp | Xvmindp | Xvcpsgndp | Xvcmpeqdp | Xvcmpgtdp | Xvcmpgedp | Xvtdivdp | Xvaddsp
+        | Xvsubsp | Xvmulsp | Xvdivsp | Xvmaddasp | Xvmaddmsp | Xvmsubasp | Xvmsubmsp | Xvnmaddasp | Xvnmaddmsp | Xvnmsubasp
+        | Xvnmsubmsp | Xvmaxsp | Xvminsp | Xvcpsgnsp | Xvcmpeqsp | Xvcmpgtsp | Xvcmpgesp | Xvtdivsp | Xvabsdp | Xvnabsdp
+        | Xvnegdp | Xvabssp | Xvnabssp | Xvnegsp | Xvsqrtdp | Xvredp | Xvrsqrtedp | Xvsqrtsp | Xvresp | Xvrsqrtesp
+        | Xvtsqrtdp | Xvtsqrtsp | Xvcvdpsp | Xvcvspdp | Xvcvdpsxds | Xvcvdpsxws | Xvcvdpuxds | Xvcvdpuxws | Xvcvspsxds
+        | Xvcvspsxws | Xvcvspuxds | Xvcvspuxws | Xvcvsxddp | Xvcvsxwdp | Xvcvuxddp | Xvcvuxwdp | Xvcvsxdsp | Xvcvsxwsp
+        | Xvcvuxdsp | Xvcvuxwsp | Xvrdpi | Xvrdpic | Xvrdpim | Xvrdpip | Xvrdpiz | Xvrspi | Xvrspic | Xvrspim | Xvrspip
+        | Xvrspiz | Xvcvhpsp | Xvcvsphp | Xvxexpdp | Xvxsigdp | Xvxexpsp | Xvxsigsp | Xviexpdp | Xviexpsp | Xvtstdcdp
+        | Xvtstdcsp => match vector::execute(op, insn, state) {
+            Some(result) => result,
+            None => return Ok(()),
+        },
+
+        Xsaddqp | Xsaddqpo | Xsmulqp | Xsmulqpo | Xssubqp | Xssubqpo | Xsdivqp | Xsdivqpo | Xsmaddqp | Xsmaddqpo | Xsmsubqp
+        | Xsmsubqpo | Xsnmaddqp | Xsnmaddqpo | Xsnmsubqp | Xsnmsubqpo | Xssqrtqp | Xssqrtqpo | Xscpsgnqp | Xscmpoqp
+        | Xscmpuqp | Xscmpexpqp | Xststdcqp | Xsiexpqp | Xsabsqp | Xsxexpqp | Xsnabsqp | Xsnegqp | Xsxsigqp | Xscvqpuwz
+        | Xscvudqp | Xscvqpswz | Xscvsdqp | Xscvqpudz | Xscvdpqp | Xscvqpsdz | Xscvqpdp | Xscvqpdpo | Xsrqpi | Xsrqpix
+        | Xsrqpxp => {
+            if let Some(result) = quad::execute(op, insn, state) {
+                state.set_vr(insn.rt(), result);
+            }
+            return Ok(());
+        }
     };
     state.vsr[insn.xt()] = result;
     Ok(())
