@@ -357,14 +357,14 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             Uop::Sradi { ra, rs, sh } => {
                 let value = r!(rs) as i64;
                 let by = u32::from(sh & 63);
-                cpu.st.ca = value < 0 && value & ((1i64 << by) - 1) != 0;
+                cpu.st.ca = value < 0 && value & (1i64 << by).wrapping_sub(1) != 0;
                 cpu.st.ca32 = cpu.st.ca;
                 r!(ra) = (value >> by) as u64;
             }
             Uop::Srawi { ra, rs, sh } => {
                 let value = i64::from(r!(rs) as i32);
                 let by = u32::from(sh & 31);
-                cpu.st.ca = value < 0 && value & ((1i64 << by) - 1) != 0;
+                cpu.st.ca = value < 0 && value & (1i64 << by).wrapping_sub(1) != 0;
                 cpu.st.ca32 = cpu.st.ca;
                 r!(ra) = (value >> by) as u64;
             }
