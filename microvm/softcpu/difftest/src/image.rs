@@ -10,6 +10,8 @@ pub const BASE: u64 = 0x0100_0000;
 const CODE: u64 = BASE + 0x1000;
 /// Pointer to the record being executed.
 const CURRENT: u64 = BASE + 0x3000;
+/// A doubleword of zero beside it.
+const CURRENT_ZERO: i64 = 8;
 /// Arguments of the system calls that set up signals.
 const SIGACTION: u64 = BASE + 0x3100;
 const SIGSTACK: u64 = BASE + 0x3200;
@@ -37,7 +39,9 @@ const RECORD_BYTES: u64 = 1664;
 const NOT_RUN: u64 = u64::MAX;
 
 /// MSR bits of the state in which our CPU runs the cases: 64-bit, vector, VSX, floating point with precise exceptions.
-pub const MSR: u64 = 1 << 63 | 1 << 25 | 1 << 23 | 1 << 13 | 1 << 12 | 1 << 11 | 1 << 8;
+pub const MSR: u64 = 1 << 63 | 1 << 25 | 1 << 23 | 1 << 13 | 1 << 12 | MSR_FE;
+/// MSR\[FE0\] and MSR\[FE1\].
+const MSR_FE: u64 = 1 << 11 | 1 << 8;
 /// MSR\[LE\].
 pub const MSR_LE: u64 = 1;
 
@@ -240,8 +244,14 @@ fn emit_bare(p: &mut Program, records: u64) {
     p.x(31, 5, 5, 6, 316); // xor r5,r5,r6: without the low half
     p.x(31, 5, 3, 3, 444); // or r3,r5,r3
     p.std(3, 1, STATUS);
+    // An enabled floating-point exception stays pending until FPSCR is cleared, so FE0 and FE1 come back after that.
     p.x(31, 6, 0, 0, 83); // mfmsr r6
-    p.constant(5, MSR & 0x7fff_ffff);
+    p.constant(5, MSR & 0x7fff_ffff & !MSR_FE);
+    p.x(31, 6, 6, 5, 444); // or r6,r6,r5
+    p.x(31, 6, 0, 0, 178); // mtmsrd r6
+    p.lfd(0, 4, CURRENT_ZERO);
+    p.word(63 << 26 | 1 << 25 | 711 << 1); // mtfsf with L = 1
+    p.constant(5, MSR_FE);
     p.x(31, 6, 6, 5, 444); // or r6,r6,r5
     p.x(31, 6, 0, 0, 178); // mtmsrd r6
     p.b(Label::Next);
