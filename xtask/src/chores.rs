@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cli::{BuildArgs, KernelArgs, SetupArgs, Target};
+use crate::cli::{BuildArgs, DifftestArgs, KernelArgs, SetupArgs, Target};
 use crate::ctx::Ctx;
 use crate::run::Log;
 use crate::setup::Host;
@@ -139,6 +139,15 @@ pub fn demo(ctx: &Ctx) -> Result<ExitCode> {
     cargo.args(["run", "--quiet", "--release", "-p", "paperboat-e2e", "--bin", "demo"]);
     products.apply(&mut cargo);
     let status = cargo.status().context("run the demo")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `cargo xtask difftest`.
+pub fn difftest(ctx: &Ctx, args: &DifftestArgs) -> Result<ExitCode> {
+    setup::ensure_packages(ctx, &Host::detect()?)?;
+    let mut cargo = guest::cargo(ctx);
+    cargo.args(["run", "--quiet", "--release", "-p", "paperboat-difftest", "--"]).args(&args.options);
+    let status = cargo.status().context("run the differential tester")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

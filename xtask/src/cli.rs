@@ -49,6 +49,13 @@ pub enum Chore {
     /// benchmark runs; how long each takes is in `cargo xtask bench --list`. Caches nothing of its own.
     Bench(BenchArgs),
 
+    /// Compare the software CPU with QEMU, instruction by instruction
+    ///
+    /// Random instances of the instruction table run on both, every register is compared. Two minutes with the
+    /// usual count; options after `--` go to the tester (`--count`, `--seed`, `--class`, `--mnemonic`). Takes its
+    /// QEMU from the machine's packages; caches only compiled crates.
+    Difftest(DifftestArgs),
+
     /// Build the guest kernel
     ///
     /// Debian's source of Linux 6.12 with the options of kernel-configs/; every option asked for is checked in the
@@ -69,7 +76,8 @@ pub enum Chore {
 
     /// Print the variables by which end-to-end tests find everything, as a shell reads them
     ///
-    /// Builds what is missing, so the first time takes as long as the demo. Use: eval "$(cargo xtask env)"
+    /// Builds what is missing, so the first time takes as long as the demo; caches what that
+    /// caches. Use: eval "$(cargo xtask env)"
     Env,
 
     /// Check format, clippy, documentation, licences and sources of dependencies
@@ -98,6 +106,14 @@ pub struct KernelArgs {
     /// Build it a second time and compare the bytes
     #[arg(long)]
     pub twice: bool,
+}
+
+/// Options of `difftest`.
+#[derive(Args)]
+pub struct DifftestArgs {
+    /// Options of the tester
+    #[arg(last = true)]
+    pub options: Vec<String>,
 }
 
 /// Options of `build`.

@@ -50,7 +50,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let ctx = Ctx::new(cli.offline)?;
     let _lock = match cli.chore {
         // These run for long after everything is prepared, and let others work meanwhile.
-        Chore::Test(_) | Chore::Demo | Chore::Bench(_) | Chore::Lint => None,
+        Chore::Test(_) | Chore::Demo | Chore::Bench(_) | Chore::Lint | Chore::Difftest(_) => None,
         _ => Some(ctx.lock()?),
     };
     match cli.chore {
@@ -58,6 +58,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Chore::Demo => return chores::demo(&ctx),
         Chore::Test(args) => return test::run(&ctx, &args),
         Chore::Bench(args) => bench::run(&ctx, &args),
+        Chore::Difftest(args) => return chores::difftest(&ctx, &args),
         Chore::Kernel(args) => chores::kernel(&ctx, &args),
         Chore::Images => chores::images(&ctx),
         Chore::Build(args) => chores::build(&ctx, &args),
