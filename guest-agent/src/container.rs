@@ -296,6 +296,7 @@ impl Containers {
             init,
             cgroup: container.cgroup.path().to_owned(),
             terminal: wanted.terminal(),
+            size: None,
         });
         let mut execs = container.execs();
         if execs.contains_key(exec_id) {

@@ -146,9 +146,11 @@ impl Process {
     }
 
     async fn start_added(&self, added: Added, reaper: &Reaper) -> Result<(Pid, oneshot::Receiver<Exit>), AgentError> {
-        let Added { order, wanted } = added;
+        let Added { mut order, wanted } = added;
         let (child, pipes) = wanted.pipes()?;
-        let size = wanted.size();
+        if let Order::Exec(order) = &mut order {
+            order.size = wanted.size();
+        }
         let opened = wanted.opened().await?;
         let mark = reaper.mark();
         let (helper, reports) = helper::spawn(&order, child).map_err(AgentError::Helper)?;
@@ -169,9 +171,6 @@ impl Process {
             return Err(error);
         }
         let (Some(pid), Some(exit)) = (made.pid, made.exit.take()) else { return Err(made.no_process().await) };
-        if let (Some(terminal), Some(size)) = (&made.terminal, size) {
-            terminal.resize(size)?;
-        }
         let pumps = Pumps::start(opened, pipes, made.terminal.as_ref())?;
         let mut inner = self.inner();
         inner.terminal = made.terminal;

@@ -1,5 +1,5 @@
 //! The system calls for which neither `std` nor `nix` has a safe function. All of the agent's `unsafe` is here and in
-//! `devices.rs` (bpf).
+//! `helper/devices.rs` (bpf).
 
 #![allow(unsafe_code)]
 

@@ -280,6 +280,29 @@ async fn much_output_is_not_lost_and_a_grandchild_does_not_hold_it() {
 }
 
 #[tokio::test]
+async fn device_rules_hold() {
+    let pod = pod!();
+    let script = "mknod /dev/f c 10 229; mknod /dev/l c 10 237; true < /dev/f && echo f-read; true < /dev/l && echo l-read; \
+                  true > /dev/null && echo null-write; true > /dev/f && echo f-write";
+    let container = pod.container("devices", &["sh", "-c", script]).with(&["stdout", "stderr"]).spec(|spec| {
+        spec["linux"]["resources"]["devices"] = json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "r"},
+        ]);
+    });
+    let mut ends = container.run().await.expect("run");
+    let output = ends.output().await;
+    let errors = read_all(ends.stderr.as_mut().expect("stderr")).await;
+    // Without the driver an allowed one has another error; the denied ones are told by theirs.
+    assert!(output.contains("f-read") || !errors.contains("can't open /dev/f: Operation not permitted"), "{output}{errors}");
+    assert!(errors.contains("/dev/l: Operation not permitted"), "{output}{errors}");
+    assert!(errors.contains("can't create /dev/f: Operation not permitted"), "{output}{errors}");
+    assert!(output.contains("null-write"), "{output}{errors}");
+    container.wait("").await;
+    container.delete("").await.expect("delete");
+}
+
+#[tokio::test]
 async fn pause_and_resume() {
     let pod = pod!();
     let container =

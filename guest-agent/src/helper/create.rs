@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::program::SpecProgram;
 use super::spec::{self, Place};
-use super::{HelperError, chain};
+use super::{HelperError, chain, devices};
 use crate::report::{Report, Reporter, receive_terminal};
+use crate::sys;
 
 /// What to make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -79,6 +80,15 @@ pub fn run(order: &CreateOrder, reporter: Reporter) -> Result<(), HelperError> {
         .and_then(|builder| builder.as_init(&order.directory).with_systemd(false).with_detach(true).build())
         .map_err(|error| HelperError::Container(chain(&error)))?;
     let pid = container.pid().ok_or_else(|| HelperError::Container("libcontainer made no process".into()))?.as_raw();
+
+    // The cgroup is there now, and the container's program is not yet.
+    let rules = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()?.devices().clone()).unwrap_or_default();
+    let cgroup = Path::new(crate::cgroup::MOUNT).join(order.cgroup.trim_start_matches('/'));
+    if let Err(error) = devices::apply(&rules, &cgroup) {
+        // The agent removes the rest when it hears of the failure.
+        let _ = sys::kill(nix::unistd::Pid::from_raw(pid), libc::SIGKILL);
+        return Err(error.into());
+    }
 
     let gone = |source| HelperError::Call { what: "reporting".into(), source };
     if let Some(listener) = listener {

@@ -38,6 +38,8 @@ pub struct ExecOrder {
     pub cgroup: PathBuf,
     /// Whether it has a terminal.
     pub terminal: bool,
+    /// The terminal's columns and rows, set before the program can ask.
+    pub size: Option<(u16, u16)>,
 }
 
 /// Adds the process and reports its pid; a failure after the fork is reported by the process itself.
@@ -155,7 +157,7 @@ fn confine(
 ) -> Result<Prepared, HelperError> {
     setsid().map_err(|errno| call("setsid", errno.into()))?;
     if order.terminal {
-        terminal(process, reporter)?;
+        terminal(process, order.size, reporter)?;
     }
     let filter = container.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let load_filter = || match filter {
@@ -226,9 +228,12 @@ fn set_ids(uid: u32, gid: u32) -> nix::Result<()> {
 }
 
 /// Opens a terminal of the container's devpts, makes it ours, and sends its master side.
-fn terminal(process: &Process, reporter: &Reporter) -> Result<(), HelperError> {
+fn terminal(process: &Process, size: Option<(u16, u16)>, reporter: &Reporter) -> Result<(), HelperError> {
     let failed = |source| HelperError::Io { what: "terminal", path: "/dev/ptmx".into(), source };
     let pty = nix::pty::openpty(None, None).map_err(|errno| failed(errno.into()))?;
+    if let Some((columns, rows)) = size {
+        sys::set_window_size(pty.master.as_fd(), columns, rows).map_err(failed)?;
+    }
     let uid = process.user().uid();
     // The program's user must be able to open its terminal anew.
     nix::unistd::fchown(&pty.slave, Some(Uid::from_raw(uid)), None).map_err(|errno| failed(errno.into()))?;

@@ -4,6 +4,7 @@
 //! ends, and PID 1 adopts the container's process.
 
 pub mod create;
+mod devices;
 pub mod exec;
 pub mod program;
 pub mod spec;
@@ -53,6 +54,9 @@ pub enum HelperError {
     /// A spec the guest cannot fulfil.
     #[error(transparent)]
     Spec(#[from] spec::SpecError),
+    /// Device rules that do not hold.
+    #[error(transparent)]
+    Devices(#[from] devices::DeviceError),
     /// A program that cannot run.
     #[error(transparent)]
     Program(#[from] program::ProgramError),
