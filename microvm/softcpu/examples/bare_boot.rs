@@ -92,7 +92,8 @@ fn serve(vm: &SoftVm, ram: &GuestRam, nr: u64, args: &[u64; 9]) -> Option<Hyperc
         0x74 => HypercallReply::with(0, &[0]),
         0xf000 => {
             let at = args[0] & 0xffff_ffff;
-            let word = |i: u64| -> u32 { ram.memory().read_obj::<[u8; 4]>(GuestAddress(at + 4 * i)).map_or(0, u32::from_be_bytes) };
+            let word =
+                |i: u64| -> u32 { ram.memory().read_obj::<[u8; 4]>(GuestAddress(at + 4 * i)).map_or(0, u32::from_be_bytes) };
             let (token, inputs) = (word(0), u64::from(word(1)));
             eprintln!("[rtas {token:#x}]");
             if token == 0x2003 || token == 0x2004 {

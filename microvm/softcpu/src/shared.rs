@@ -50,8 +50,6 @@ pub mod attention {
     pub const RESET: u32 = 32;
     /// A machine check was injected.
     pub const MACHINE_CHECK: u32 = 64;
-    /// The interrupt mode changed.
-    pub const MODE: u32 = 128;
 }
 
 /// One vCPU as the others see it.

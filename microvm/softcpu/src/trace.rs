@@ -30,8 +30,7 @@ pub struct TraceConfig {
 impl TraceConfig {
     /// What `list` names, comma-separated out of `insn`, `hcall`, `exc`; `None` if it names something else.
     pub fn parse(list: &str, writer: TraceWriter) -> Option<Self> {
-        let mut config =
-            Self { instructions: false, interrupts: false, hypercalls: false, problem_state: None, writer };
+        let mut config = Self { instructions: false, interrupts: false, hypercalls: false, problem_state: None, writer };
         for word in list.split(',').filter(|word| !word.is_empty()) {
             match word {
                 "insn" => config.instructions = true,

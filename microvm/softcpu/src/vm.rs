@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use paperboat_hypervisor::{
-    BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, Vcpu, VcpuHandle, VcpuRegs,
-    VcpuStats, Vm, VmConfig,
+    BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, Vcpu, VcpuHandle, VcpuRegs, VcpuStats, Vm,
+    VmConfig,
 };
 
 use crate::clock::TIMEBASE_HZ;
 use crate::exec::{Cpu, Engine, sprn};
-use crate::exec::{hypercall_reply, Owed};
+use crate::exec::{Owed, hypercall_reply};
 use crate::mmu::{Hpt, HptError, SLB_ENTRIES, segment_page_sizes};
 use crate::shared::{Shared, attention};
 use crate::trace::{TraceConfig, Tracer};
@@ -71,11 +71,9 @@ impl SoftVm {
             return refuse("order of the hashed page table", u64::from(config.hpt_order), "18 to 46");
         }
         let hpt = Hpt::new(config.hpt_order).map_err(|error| match error {
-            HptError::Order { order } => BackendError::Config {
-                what: "order of the hashed page table",
-                value: u64::from(order),
-                allowed: "18 to 46",
-            },
+            HptError::Order { order } => {
+                BackendError::Config { what: "order of the hashed page table", value: u64::from(order), allowed: "18 to 46" }
+            }
             HptError::Memory { order } => BackendError::Os {
                 call: format!("allocate a hashed page table of 2^{order} bytes"),
                 source: std::io::ErrorKind::OutOfMemory.into(),

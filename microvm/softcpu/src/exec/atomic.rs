@@ -33,13 +33,13 @@ pub(super) fn execute(cpu: &mut Cpu, op: FixedOp, insn: Insn) -> Result<(), Stop
 fn aligned(cpu: &Cpu, insn: Insn, size: u8) -> Result<u64, Stop> {
     let base = if insn.ra() == 0 { 0 } else { cpu.st.gpr[insn.ra()] };
     let ea = cpu.truncate(base.wrapping_add(cpu.st.gpr[insn.rb()]));
-    if ea % u64::from(size) == 0 { Ok(ea) } else { Err(Fault::Alignment { ea }.into()) }
+    if ea.is_multiple_of(u64::from(size)) { Ok(ea) } else { Err(Fault::Alignment { ea }.into()) }
 }
 
 fn load_reserve(cpu: &mut Cpu, insn: Insn, size: u8) -> Result<(), Stop> {
     let ea = aligned(cpu, insn, size)?;
     if size == 16 {
-        if insn.rt() % 2 != 0 || insn.rt() == insn.ra() || insn.rt() == insn.rb() {
+        if !insn.rt().is_multiple_of(2) || insn.rt() == insn.ra() || insn.rt() == insn.rb() {
             return Err(program::illegal());
         }
         let value = cpu.storage.load_reserve(ea, size)?;
@@ -54,7 +54,7 @@ fn load_reserve(cpu: &mut Cpu, insn: Insn, size: u8) -> Result<(), Stop> {
 fn store_conditional(cpu: &mut Cpu, insn: Insn, size: u8) -> Result<(), Stop> {
     let ea = aligned(cpu, insn, size)?;
     let value = if size == 16 {
-        if insn.rt() % 2 != 0 {
+        if !insn.rt().is_multiple_of(2) {
             return Err(program::illegal());
         }
         u128::from(cpu.st.gpr[insn.rt()]) << 64 | u128::from(cpu.st.gpr[insn.rt() + 1])
@@ -93,7 +93,7 @@ fn combine(code: u32, memory: u64, operand: u64, size: u8) -> Option<u64> {
 
 fn operand_address(cpu: &Cpu, insn: Insn, size: u8) -> Result<u64, Stop> {
     let ea = cpu.truncate(if insn.ra() == 0 { 0 } else { cpu.st.gpr[insn.ra()] });
-    if ea % u64::from(size) == 0 { Ok(ea) } else { Err(Fault::Alignment { ea }.into()) }
+    if ea.is_multiple_of(u64::from(size)) { Ok(ea) } else { Err(Fault::Alignment { ea }.into()) }
 }
 
 /// The neighbour at `ea + offset` of the bounded and twin forms, which must lie in the same 32 bytes (II 4.5.1).

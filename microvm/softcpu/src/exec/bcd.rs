@@ -3,8 +3,7 @@
 /// Three BCD digits from a ten-bit declet (ISA 3.0B I 5.5.1, table "DPD to BCD").
 fn declet_to_bcd(declet: u64) -> u64 {
     let bit = |i: u32| declet >> (9 - i) & 1;
-    let (p, q, r, s, t, u, v, w, x, y) =
-        (bit(0), bit(1), bit(2), bit(3), bit(4), bit(5), bit(6), bit(7), bit(8), bit(9));
+    let (p, q, r, s, t, u, v, w, x, y) = (bit(0), bit(1), bit(2), bit(3), bit(4), bit(5), bit(6), bit(7), bit(8), bit(9));
     let small = |a, b, c| a << 2 | b << 1 | c;
     let (hundreds, tens, ones) = match (v, w << 1 | x, s << 1 | t) {
         (0, ..) => (small(p, q, r), small(s, t, u), small(w, x, y)),
@@ -39,7 +38,7 @@ fn bcd_to_declet(digits: u64) -> u64 {
 
 /// cdtbcd: two declets in each word become six digits.
 pub(super) fn declets_to_bcd(value: u64) -> u64 {
-    let word = |w: u64| declet_to_bcd(w >> 10 & 0x3ff) << 12 | declet_to_bcd(w & 0x3ff);
+    let word = |w: u64| (declet_to_bcd(w >> 10 & 0x3ff) << 12) | declet_to_bcd(w & 0x3ff);
     word(value >> 32) << 32 | word(value & 0xffff_ffff)
 }
 
@@ -65,7 +64,7 @@ mod tests {
     #[test]
     fn every_three_digits_survive_the_round_trip() {
         for n in 0..1000u64 {
-            let digits = n / 100 << 8 | n / 10 % 10 << 4 | n % 10;
+            let digits = ((n / 100) << 8) | ((n / 10 % 10) << 4) | (n % 10);
             assert_eq!(declet_to_bcd(bcd_to_declet(digits)), digits);
         }
         assert_eq!(bcd_to_declet(0x999), 0x0ff);

@@ -271,11 +271,7 @@ pub(super) fn execute(cpu: &mut Cpu, op: FixedOp, insn: Insn) -> Result<(), Stop
         }
         Cmpi | Cmp => {
             let b = if op == Cmpi { si } else { rb };
-            let order = if insn.bits(10, 10) != 0 {
-                (ra as i64).cmp(&(b as i64))
-            } else {
-                (ra as i32).cmp(&(b as i32))
-            };
+            let order = if insn.bits(10, 10) != 0 { (ra as i64).cmp(&(b as i64)) } else { (ra as i32).cmp(&(b as i32)) };
             st.set_cr_field(insn.bf(), compare_bits(order, st.so));
         }
         Cmpli | Cmpl => {
@@ -398,8 +394,8 @@ pub(super) fn execute(cpu: &mut Cpu, op: FixedOp, insn: Insn) -> Result<(), Stop
             let bits = u32::from(st.ov) << 3 | u32::from(st.ov32) << 2 | u32::from(st.ca) << 1 | u32::from(st.ca32);
             st.set_cr_field(insn.bf(), bits);
         }
-        Lwat | Ldat | Stwat | Stdat | Lbarx | Lharx | Lwarx | Ldarx | Lqarx | StbcxRecord | SthcxRecord
-        | StwcxRecord | StdcxRecord | StqcxRecord => return atomic::execute(cpu, op, insn),
+        Lwat | Ldat | Stwat | Stdat | Lbarx | Lharx | Lwarx | Ldarx | Lqarx | StbcxRecord | SthcxRecord | StwcxRecord
+        | StdcxRecord | StqcxRecord => return atomic::execute(cpu, op, insn),
         _ => return loadstore::execute(cpu, op, insn),
     }
     Ok(())

@@ -67,7 +67,7 @@ impl Areas {
     pub fn yielded(&self, ram: &Ram, running: bool) {
         let Some(vpa) = self.vpa else { return };
         let count = (ram.load::<4>(vpa + VPA_YIELD_COUNT) as u32).swap_bytes();
-        let is_running = count % 2 == 0;
+        let is_running = count.is_multiple_of(2);
         if is_running != running {
             ram.store::<4>(vpa + VPA_YIELD_COUNT, u64::from(count.wrapping_add(1).swap_bytes()));
         }
@@ -85,7 +85,7 @@ impl Areas {
                 let size = (ram.load::<2>(address.wrapping_add(AREA_SIZE)) as u16).swap_bytes();
                 let size = u64::from(size);
                 let crosses = address % 4096 + size > 4096;
-                if address % VPA_ALIGNMENT != 0 || size < VPA_BYTES || crosses || !ram.contains(address, size) {
+                if !address.is_multiple_of(VPA_ALIGNMENT) || size < VPA_BYTES || crosses || !ram.contains(address, size) {
                     return H_PARAMETER;
                 }
                 let status = ram.load::<1>(address + VPA_STATUS);
@@ -97,14 +97,18 @@ impl Areas {
             }
             REGISTER_LOG | REGISTER_SLB => {
                 let size = (ram.load::<4>(address.wrapping_add(AREA_SIZE)) as u32).swap_bytes();
-                if address % VPA_ALIGNMENT != 0 || size < SMALLEST_LOG || !ram.contains(address, u64::from(size)) {
+                if !address.is_multiple_of(VPA_ALIGNMENT) || size < SMALLEST_LOG || !ram.contains(address, u64::from(size)) {
                     return H_PARAMETER;
                 }
                 if self.vpa.is_none() {
                     return H_RESOURCE;
                 }
                 let area = Some((address, size));
-                if function == REGISTER_LOG { self.dispatch_log = area } else { self.slb_shadow = area }
+                if function == REGISTER_LOG {
+                    self.dispatch_log = area
+                } else {
+                    self.slb_shadow = area
+                }
                 H_SUCCESS
             }
             DEREGISTER_VPA => {

@@ -67,9 +67,7 @@ fn cr_bit(st: &State, shift: u8) -> bool {
 pub(super) fn run(cpu: &mut Cpu, code: &CodeCache, here: &mut Here, mode: u32) -> Result<Pause, Stop> {
     loop {
         let pc = cpu.st.pc;
-        if cpu.shared.attention(cpu.id) != 0
-            || cpu.instructions >= cpu.check_at
-            || cpu.storage.ram().code().epoch() != cpu.epoch
+        if cpu.shared.attention(cpu.id) != 0 || cpu.instructions >= cpu.check_at || cpu.storage.ram().code().epoch() != cpu.epoch
         {
             return Ok(Pause::Boundary);
         }
@@ -226,7 +224,7 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             Uop::Float(op, insn) => plain!(Op::Float(op), insn),
             Uop::Vmx(op, insn) => plain!(Op::Vmx(op), insn),
             Uop::Vsx(op, insn) => plain!(Op::Vsx(op), insn),
-            Uop::Illegal(_) => stop!(program::illegal()),
+            Uop::Illegal => stop!(program::illegal()),
             Uop::Nop => {}
 
             Uop::Li { rt, imm } => r!(rt) = i64::from(imm) as u64,
@@ -559,4 +557,140 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
 #[inline(always)]
 fn straight(mb: u8, me: u8) -> u64 {
     (u64::MAX >> (mb & 63)) & (u64::MAX << (63 - (me & 63)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use paperboat_hypervisor::{ClockMode, GuestRam, VmConfig};
+
+    use super::super::uop::{MODE_64, MODE_LE, translate};
+    use super::*;
+    use crate::mmu::Hpt;
+    use crate::shared::Shared;
+    use crate::table::{FixedOp, Insn, decode, decode::all_ops};
+
+    const MEMORY_BYTES: u64 = 1 << 16;
+    const EDGES: [u64; 12] = [0, 1, 2, 31, 32, 63, 64, 0x7fff_ffff, 0x8000_0000, u64::MAX, 1 << 63, (1 << 63) - 1];
+
+    /// splitmix64.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        }
+    }
+
+    fn cpu() -> Cpu {
+        let config = VmConfig {
+            ram: GuestRam::new(MEMORY_BYTES).unwrap(),
+            vcpu_count: 1,
+            hpt_order: 18,
+            clock: ClockMode::Deterministic,
+            budget_instructions: None,
+        };
+        let mut cpu = Cpu::new(&Arc::new(Shared::new(&config, Hpt::new(18).unwrap()).unwrap()), 0);
+        cpu.set_msr(msr::SF | msr::LE | msr::FP | msr::VEC | msr::VSX);
+        cpu
+    }
+
+    fn fill(cpu: &mut Cpu, random: &mut Random) {
+        for i in 0..32 {
+            cpu.st.gpr[i] = match random.next() % 4 {
+                0 => EDGES[random.next() as usize % EDGES.len()],
+                // Addresses, some of them across pages and beyond memory.
+                1 | 2 => random.next() % (MEMORY_BYTES + 64),
+                _ => random.next(),
+            };
+        }
+        for i in 0..64 {
+            cpu.st.vsr[i] = (u128::from(random.next()) << 64) | u128::from(random.next());
+        }
+        cpu.st.cr = random.next() as u32;
+        cpu.st.set_xer(random.next());
+        cpu.st.lr = random.next();
+        cpu.st.ctr = random.next() % 3;
+        let ram = cpu.storage.ram().clone();
+        for at in (0..MEMORY_BYTES).step_by(8) {
+            ram.store::<8>(at, random.next());
+        }
+    }
+
+    fn copy(from: &Cpu, to: &mut Cpu) {
+        to.st = from.st.clone();
+        for at in (0..MEMORY_BYTES).step_by(8) {
+            to.storage.ram().store::<8>(at, from.storage.ram().load::<8>(at));
+        }
+    }
+
+    fn compare(word: Insn, hot: &Cpu, plain: &Cpu) {
+        let text = crate::table::disasm::disassemble(word.0, plain.st.pc);
+        assert_eq!(hot.st.gpr, plain.st.gpr, "{text}");
+        assert_eq!(hot.st.vsr, plain.st.vsr, "{text}");
+        assert_eq!((hot.st.cr, hot.st.xer()), (plain.st.cr, plain.st.xer()), "{text}");
+        assert_eq!((hot.st.lr, hot.st.ctr), (plain.st.lr, plain.st.ctr), "{text}");
+        for at in (0..MEMORY_BYTES).step_by(8) {
+            let (a, b) = (hot.storage.ram().load::<8>(at), plain.storage.ram().load::<8>(at));
+            assert_eq!(a, b, "{text} at {at:#x}");
+        }
+    }
+
+    #[test]
+    fn hot_and_plain_forms_agree() {
+        const ROUNDS: usize = 24;
+        let mut random = Random(20260);
+        let (mut hot, mut plain) = (cpu(), cpu());
+        let mode = MODE_64 | MODE_LE;
+        let mut covered = 0;
+        fill(&mut plain, &mut random);
+        for op in all_ops() {
+            let row = op.row();
+            for _ in 0..ROUNDS {
+                let word = Insn(row.encoding.value | random.next() as u32 & !row.encoding.mask);
+                if decode(word) != Some(op) {
+                    continue;
+                }
+                let (uop, _) = translate(word, Some(op), mode);
+                if matches!(
+                    uop,
+                    Uop::Fixed(..) | Uop::Branch(..) | Uop::System(..) | Uop::Float(..) | Uop::Vmx(..) | Uop::Vsx(..)
+                ) {
+                    continue;
+                }
+                covered += 1;
+                if covered % 64 == 1 {
+                    fill(&mut plain, &mut random);
+                }
+                let pc = 0x1_0000 + (random.next() & 0xffc);
+                plain.st.pc = pc;
+                plain.npc = pc + 4;
+                copy(&plain, &mut hot);
+                let fast = run_block(&mut hot, &[uop], pc);
+                let slow = execute(&mut plain, op, word);
+                assert_eq!(format!("{fast:?}"), format!("{slow:?}"), "{}", row.mnemonic);
+                compare(word, &hot, &plain);
+                if slow.is_ok() {
+                    assert_eq!(hot.st.pc, plain.npc, "{}", row.mnemonic);
+                }
+            }
+        }
+        assert!(covered > 1500, "only {covered} instances");
+    }
+
+    #[test]
+    fn a_fault_leaves_the_registers_and_names_its_instruction() {
+        let mut cpu = cpu();
+        cpu.st.gpr[4] = MEMORY_BYTES + 0x1000;
+        let words = [0x3860_0001u32, 0xe8a4_0008, 0x3860_0002];
+        let uops: Vec<Uop> = words.iter().map(|w| translate(Insn(*w), decode(Insn(*w)), MODE_64 | MODE_LE).0).collect();
+        assert!(run_block(&mut cpu, &uops, 0x100).is_err());
+        assert_eq!((cpu.st.pc, cpu.npc, cpu.instructions), (0x104, 0x108, 1));
+        assert_eq!((cpu.st.gpr[3], cpu.st.gpr[5]), (1, 0));
+        assert!(matches!(decode(Insn(words[1])), Some(Op::Fixed(FixedOp::Ld))));
+    }
 }

@@ -141,9 +141,7 @@ impl Cpu {
         };
         let mut cause = 0;
         match interrupt {
-            Interrupt::MachineCheck { srr1 }
-            | Interrupt::InstructionStorage { srr1 }
-            | Interrupt::Program(srr1) => cause = srr1,
+            Interrupt::MachineCheck { srr1 } | Interrupt::InstructionStorage { srr1 } | Interrupt::Program(srr1) => cause = srr1,
             Interrupt::DataStorage { dsisr, dar } => {
                 self.spr[sprn::DSISR] = u64::from(dsisr);
                 self.spr[sprn::DAR] = dar;

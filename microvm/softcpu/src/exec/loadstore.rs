@@ -139,7 +139,7 @@ pub(super) fn execute(cpu: &mut Cpu, op: FixedOp, insn: Insn) -> Result<(), Stop
         Lq => {
             let ea = address(cpu, insn, Form::Dq);
             // RTp must be even and not RA (I 3.3.5).
-            if insn.rt() % 2 != 0 || insn.rt() == insn.ra() {
+            if !insn.rt().is_multiple_of(2) || insn.rt() == insn.ra() {
                 return Err(program::illegal());
             }
             let value = cpu.storage.load(ea, 16)?;
@@ -148,7 +148,7 @@ pub(super) fn execute(cpu: &mut Cpu, op: FixedOp, insn: Insn) -> Result<(), Stop
         }
         Stq => {
             let ea = address(cpu, insn, Form::Ds);
-            if insn.rt() % 2 != 0 {
+            if !insn.rt().is_multiple_of(2) {
                 return Err(program::illegal());
             }
             let value = u128::from(cpu.st.gpr[insn.rt()]) << 64 | u128::from(cpu.st.gpr[insn.rt() + 1]);
@@ -184,7 +184,7 @@ pub(super) fn execute(cpu: &mut Cpu, op: FixedOp, insn: Insn) -> Result<(), Stop
         Dcbt | Dcbtst | Icbt | Dst | Dstst | Dss => {}
         Copy => {
             let ea = address(cpu, insn, Form::X);
-            if ea % CACHE_BLOCK != 0 {
+            if !ea.is_multiple_of(CACHE_BLOCK) {
                 return Err(Fault::Alignment { ea }.into());
             }
             cpu.storage.touch(ea)?;
@@ -200,8 +200,7 @@ pub(super) fn execute(cpu: &mut Cpu, op: FixedOp, insn: Insn) -> Result<(), Stop
         // L = 0 (hwsync) and 2 (ptesync) order stores before loads; everything else the host's memory model or a compiler barrier gives.
         Sync => fence(if insn.bits(9, 10) == 1 { Ordering::AcqRel } else { Ordering::SeqCst }),
         Eieio => fence(Ordering::AcqRel),
-        // Arithmetic never comes here; a row without semantics is reported, not guessed.
-        _ => return Err(program::illegal()),
+        _ => return Err(Stop::Unimplemented),
     }
     Ok(())
 }

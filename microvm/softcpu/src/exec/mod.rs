@@ -32,9 +32,9 @@ use crate::table::{Facility, Insn, Op};
 use crate::trace::Tracer;
 use crate::vector;
 
+pub(crate) use hcall::reply as hypercall_reply;
 pub use interrupt::{Interrupt, program};
 pub use ram::Ram;
-pub(crate) use hcall::reply as hypercall_reply;
 pub(crate) use run::{Engine, Owed};
 pub use spr::{SPRS, Sprs, number as sprn};
 pub use storage::Storage;
@@ -63,6 +63,8 @@ pub enum Stop {
     Interrupt(Interrupt),
     /// `sc 1`: a hypercall. The instruction is complete.
     Hypercall,
+    /// A row of the table without semantics: a defect of this program, which ends the run with a dump.
+    Unimplemented,
 }
 
 impl From<Fault> for Stop {

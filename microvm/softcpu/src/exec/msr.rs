@@ -34,8 +34,7 @@ pub const RI: u64 = 1 << 1;
 pub const LE: u64 = 1;
 
 /// The bits that exist in a partition without transactional memory; HV always reads zero.
-pub const IMPLEMENTED: u64 =
-    SF | VEC | VSX | EE | PR | FP | ME | FE0 | SE | BE | FE1 | IR | DR | PMM | RI | LE;
+pub const IMPLEMENTED: u64 = SF | VEC | VSX | EE | PR | FP | ME | FE0 | SE | BE | FE1 | IR | DR | PMM | RI | LE;
 /// MSR bits 33 to 36 and 42 to 47, where SRR1 carries the cause of an interrupt.
 pub const CAUSE: u64 = 0x783f_0000;
 

@@ -5,8 +5,8 @@
 #![allow(unsafe_code, reason = "guest memory is shared with devices and other vCPUs and is reached through its mapping")]
 
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use paperboat_hypervisor::{CodePages, GuestRam};
 
@@ -136,9 +136,7 @@ impl Ram {
         // SAFETY: in bounds by `at`, aligned by the check above (the mapping is page-aligned); only accessed atomically.
         unsafe {
             match size {
-                1 => AtomicU8::from_ptr(at)
-                    .compare_exchange(old as u8, new as u8, Ordering::SeqCst, Ordering::Relaxed)
-                    .is_ok(),
+                1 => AtomicU8::from_ptr(at).compare_exchange(old as u8, new as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok(),
                 2 => AtomicU16::from_ptr(at.cast())
                     .compare_exchange((old as u16).to_le(), (new as u16).to_le(), Ordering::SeqCst, Ordering::Relaxed)
                     .is_ok(),

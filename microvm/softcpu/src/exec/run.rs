@@ -342,6 +342,9 @@ impl Engine {
         let cpu = &mut self.cpu;
         let interrupt = match stop {
             Stop::Hypercall => return self.hypercall(),
+            Stop::Unimplemented => {
+                return Some(Exit::Failed { reason: format!("instruction without semantics\n{}", self.dump()) });
+            }
             Stop::Fault(Fault::Mmio { ra, size, store, little_endian }) => {
                 return Some(self.device_access(ra, size, store, little_endian));
             }

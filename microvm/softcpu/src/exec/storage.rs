@@ -226,7 +226,7 @@ impl Storage {
 
     /// Remembers a fetch translation with the page's decoded code.
     pub fn remember_fetch(&mut self, ea: u64, mode: u32, translation: &Translation, code: u32) {
-        self.fetch[self.fetch_bank].insert(ea, mode, translation.ra, code, translation.ptex, translation.class);
+        self.fetch[self.fetch_bank].insert(ea, mode, code, translation.ptex, translation.class);
     }
 
     /// Real address of `len` bytes at `ea` within one page of the soft TLB, checked for the access and remembered.
@@ -530,11 +530,10 @@ impl Storage {
         };
         let state = if self.msr & msr::PR != 0 { WATCH_PROBLEM } else { WATCH_PRIVILEGED };
         let kind = if access == Access::Store { WATCH_STORES } else { WATCH_LOADS };
-        let relocation = watch.control & WATCH_RELOCATED_IGNORED != 0
-            || (watch.control & WATCH_RELOCATED != 0) == (self.msr & msr::DR != 0);
+        let relocation =
+            watch.control & WATCH_RELOCATED_IGNORED != 0 || (watch.control & WATCH_RELOCATED != 0) == (self.msr & msr::DR != 0);
         let last = ea.saturating_add(len - 1);
-        if watch.control & state != 0 && watch.control & kind != 0 && relocation && ea <= watch.last && last >= watch.first
-        {
+        if watch.control & state != 0 && watch.control & kind != 0 && relocation && ea <= watch.last && last >= watch.first {
             let store = if access == Access::Store { DSISR_STORE } else { 0 };
             return Err(Fault::DataStorage { dsisr: DSISR_WATCHPOINT | store, ea });
         }

@@ -33,7 +33,7 @@ struct DataEntry {
     delta: u64,
 }
 
-/// What is needed to forget an entry. The class is bit 63 of `ptex`, which no index reaches.
+/// What is needed to forget an entry: its page table entry and the class of its segment.
 #[derive(Debug, Clone, Copy)]
 struct Origin {
     ptex: u64,
@@ -153,17 +153,15 @@ impl DataBank {
 
 /// What a fetch entry answers.
 #[derive(Debug, Clone, Copy)]
-pub struct FetchEntry {
+struct FetchEntry {
     tag: u64,
-    /// Real address of the page.
-    pub ra: u64,
     /// Index of the page's decoded code.
-    pub code: u32,
+    code: u32,
     class: bool,
     ptex: u64,
 }
 
-const EMPTY_FETCH: FetchEntry = FetchEntry { tag: EMPTY, ra: 0, code: 0, class: false, ptex: NO_PTEX };
+const EMPTY_FETCH: FetchEntry = FetchEntry { tag: EMPTY, code: 0, class: false, ptex: NO_PTEX };
 
 /// The fetch translations of one context. The low bits of a tag say in which mode (64-bit, little-endian) the page was decoded.
 #[derive(Debug, Clone)]
@@ -184,11 +182,11 @@ impl FetchBank {
         if entry.tag == ea & PAGE_MASK | u64::from(mode) { Some(entry.code) } else { None }
     }
 
-    /// Remembers where the page of `ea` leads and which decoded code it has.
-    pub fn insert(&mut self, ea: u64, mode: u32, ra: u64, code: u32, ptex: Option<u64>, class: bool) {
+    /// Remembers which decoded code the page of `ea` has.
+    pub fn insert(&mut self, ea: u64, mode: u32, code: u32, ptex: Option<u64>, class: bool) {
         let tag = ea & PAGE_MASK | u64::from(mode);
         self.entries[(ea >> PAGE_SHIFT) as usize % FETCH_ENTRIES] =
-            FetchEntry { tag, ra: ra & PAGE_MASK, code, class, ptex: ptex.unwrap_or(NO_PTEX) };
+            FetchEntry { tag, code, class, ptex: ptex.unwrap_or(NO_PTEX) };
     }
 
     /// Forgets everything.

@@ -122,7 +122,7 @@ pub fn fields(row: &Row) -> Vec<Field> {
 
 /// The record bit of a row that has one: bit 21 in vector and VSX compares, bit 31 elsewhere.
 pub fn record_bit(row: &Row) -> Option<u32> {
-    row.has_rc.then(|| match row.encoding.value >> 26 {
+    row.has_rc.then_some(match row.encoding.value >> 26 {
         4 | 60 => 1 << (31 - 21),
         _ => 1,
     })
