@@ -8,6 +8,7 @@
 //! Whatever a driver puts into rings and registers ends in one of three ways: a proper answer, a counted error, or
 //! a queue that is marked broken (DEVICE_NEEDS_RESET, virtio 1.2 §2.1.1) and served no further until the driver resets the device.
 
+pub mod balloon;
 mod config_space;
 pub mod fs;
 
@@ -124,6 +125,9 @@ pub trait VirtioDevice: Send {
 
     /// Fills `data` from the device configuration at `offset`; bytes beyond its end stay zero.
     fn read_config(&self, offset: usize, data: &mut [u8]);
+
+    /// Stores `data` (1 to 8 bytes) into the device configuration at `offset`. Ignored where nothing can be written.
+    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
 
     /// The driver is ready: serve the queues from now on.
     ///

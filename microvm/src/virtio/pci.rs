@@ -293,6 +293,12 @@ impl VirtioPci {
                 }
                 _ => {}
             },
+            DEVICE_OFFSET..NOTIFY_OFFSET if offset < DEVICE_OFFSET + DEVICE_BYTES => {
+                let mut transport = lock(&self.transport);
+                if !transport.shut_down {
+                    transport.device.write_config((offset - DEVICE_OFFSET) as usize, data);
+                }
+            }
             NOTIFY_OFFSET..TABLE_OFFSET => self.notify(u64::from(offset - NOTIFY_OFFSET)),
             TABLE_OFFSET..PENDING_OFFSET => {
                 self.shared.interrupts.write_table((offset - TABLE_OFFSET) as usize, data);
