@@ -74,7 +74,7 @@ pub(super) fn execute(op: FloatOp, insn: Insn, state: &mut State, memory: &mut d
         Frsp => {
             let number = double(b);
             let flags = if number.is_signaling() { fpscr::VXSNAN } else { 0 };
-            conclude(state, (number.quieted().truncated_payload(SINGLE), flags), SINGLE)
+            conclude(state, (number.quieted(), flags), SINGLE)
         }
         Fctid => convert(state, b, SIGNED_DOUBLEWORD, None),
         Fctidz => convert(state, b, SIGNED_DOUBLEWORD, Some(Rounding::TowardZero)),

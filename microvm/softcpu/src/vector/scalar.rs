@@ -21,10 +21,11 @@ pub(super) fn conclude(state: &mut State, exact: (Number, u32), format: Format) 
     conclude_negated(state, exact, format, false)
 }
 
-/// The same, with the rounded result negated if asked; NaNs keep their sign.
+/// The same, with the rounded result negated if asked; NaNs keep their sign, and as much of their payload as `format` holds (for
+/// single precision, operands beyond it are undefined: ISA 3.0B I 4.3.5.1).
 #[inline]
 pub(super) fn conclude_negated(state: &mut State, (exact, flags): (Number, u32), format: Format, negate: bool) -> Option<u64> {
-    let (number, more) = round(exact, format, fpscr::environment(state));
+    let (number, more) = round(exact.truncated_payload(format), format, fpscr::environment(state));
     let number = if negate { number.negated() } else { number };
     fpscr::scalar(state, flags | more, class_flags(number, format)).then(|| pack(number, DOUBLE) as u64)
 }

@@ -5,7 +5,7 @@ use crate::state::State;
 use crate::table::{Insn, VsxOp};
 use crate::vector::fpscr::{self, FPCC, FPRF, VE, VXSNAN, VXVC};
 use crate::vector::scalar::{
-    compare_to_cr, conclude_integer, conclude_negated, condition, test_divide, test_square_root, to_integral,
+    compare_to_cr, conclude, conclude_integer, conclude_negated, condition, test_divide, test_square_root, to_integral,
 };
 use crate::vector::softfloat::arithmetic::{
     add, compare, divide, multiply, multiply_add, reciprocal, reciprocal_root, square_root,
@@ -24,20 +24,20 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> 
     let (a, b) = (scalar(xa), scalar(xb));
     let rounding = fpscr::rounding(state);
     let doubleword = match op {
-        Xsadddp => finish(state, add(a, b, rounding), DOUBLE),
-        Xsaddsp => finish(state, add(a, b, rounding), SINGLE),
-        Xssubdp => finish(state, add(a, b.negated(), rounding), DOUBLE),
-        Xssubsp => finish(state, add(a, b.negated(), rounding), SINGLE),
-        Xsmuldp => finish(state, multiply(a, b), DOUBLE),
-        Xsmulsp => finish(state, multiply(a, b), SINGLE),
-        Xsdivdp => finish(state, divide(a, b, DOUBLE), DOUBLE),
-        Xsdivsp => finish(state, divide(a, b, DOUBLE), SINGLE),
-        Xssqrtdp => finish(state, square_root(b, DOUBLE), DOUBLE),
-        Xssqrtsp => finish(state, square_root(b, DOUBLE), SINGLE),
-        Xsredp => finish(state, reciprocal(b), DOUBLE),
-        Xsresp => finish(state, reciprocal(b), SINGLE),
-        Xsrsqrtedp => finish(state, reciprocal_root(b), DOUBLE),
-        Xsrsqrtesp => finish(state, reciprocal_root(b), SINGLE),
+        Xsadddp => conclude(state, add(a, b, rounding), DOUBLE),
+        Xsaddsp => conclude(state, add(a, b, rounding), SINGLE),
+        Xssubdp => conclude(state, add(a, b.negated(), rounding), DOUBLE),
+        Xssubsp => conclude(state, add(a, b.negated(), rounding), SINGLE),
+        Xsmuldp => conclude(state, multiply(a, b), DOUBLE),
+        Xsmulsp => conclude(state, multiply(a, b), SINGLE),
+        Xsdivdp => conclude(state, divide(a, b, DOUBLE), DOUBLE),
+        Xsdivsp => conclude(state, divide(a, b, DOUBLE), SINGLE),
+        Xssqrtdp => conclude(state, square_root(b, DOUBLE), DOUBLE),
+        Xssqrtsp => conclude(state, square_root(b, DOUBLE), SINGLE),
+        Xsredp => conclude(state, reciprocal(b), DOUBLE),
+        Xsresp => conclude(state, reciprocal(b), SINGLE),
+        Xsrsqrtedp => conclude(state, reciprocal_root(b), DOUBLE),
+        Xsrsqrtesp => conclude(state, reciprocal_root(b), SINGLE),
         Xstdivdp => return to_cr(state, insn, test_divide((xa >> 64) as u64, (xb >> 64) as u64, DOUBLE)),
         Xstsqrtdp => return to_cr(state, insn, test_square_root((xb >> 64) as u64, DOUBLE)),
         Xscmpodp | Xscmpudp => {
@@ -62,17 +62,17 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> 
         }
         Xscvspdp => {
             let word = unpack(raw(xb, SINGLE, 0).into(), SINGLE);
-            finish(state, (word.quieted(), signaling(word)), DOUBLE)
+            conclude(state, (word.quieted(), signaling(word)), DOUBLE)
         }
         Xscvdpspn => {
             let word = u64::from(double_to_single_quietly((xb >> 64) as u64));
             Some(word << 32 | word)
         }
         Xscvspdpn => Some(single_to_double(raw(xb, SINGLE, 0) as u32)),
-        Xsrsp => finish(state, (b.quieted(), signaling(b)), SINGLE),
+        Xsrsp => conclude(state, (b.quieted(), signaling(b)), SINGLE),
         Xscvhpdp => {
             let half = unpack(xb >> 64 & 0xffff, HALF);
-            finish(state, (half.quieted(), signaling(half)), DOUBLE)
+            conclude(state, (half.quieted(), signaling(half)), DOUBLE)
         }
         Xscvdphp => {
             let (number, flags) = round(b.quieted().truncated_payload(HALF), HALF, fpscr::environment(state));
@@ -83,14 +83,14 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> 
         Xscvdpuxds => convert(state, b, UNSIGNED_DOUBLEWORD),
         Xscvdpsxws => convert(state, b, SIGNED_WORD),
         Xscvdpuxws => convert(state, b, UNSIGNED_WORD),
-        Xscvsxddp => finish(state, (from_signed((xb >> 64) as i64), 0), DOUBLE),
-        Xscvuxddp => finish(state, (from_unsigned((xb >> 64) as u64), 0), DOUBLE),
-        Xscvsxdsp => finish(state, (from_signed((xb >> 64) as i64), 0), SINGLE),
-        Xscvuxdsp => finish(state, (from_unsigned((xb >> 64) as u64), 0), SINGLE),
-        Xsrdpi => finish(state, to_integral(b, Rounding::NearestAway), DOUBLE),
-        Xsrdpim => finish(state, to_integral(b, Rounding::Down), DOUBLE),
-        Xsrdpip => finish(state, to_integral(b, Rounding::Up), DOUBLE),
-        Xsrdpiz => finish(state, to_integral(b, Rounding::TowardZero), DOUBLE),
+        Xscvsxddp => conclude(state, (from_signed((xb >> 64) as i64), 0), DOUBLE),
+        Xscvuxddp => conclude(state, (from_unsigned((xb >> 64) as u64), 0), DOUBLE),
+        Xscvsxdsp => conclude(state, (from_signed((xb >> 64) as i64), 0), SINGLE),
+        Xscvuxdsp => conclude(state, (from_unsigned((xb >> 64) as u64), 0), SINGLE),
+        Xsrdpi => conclude(state, to_integral(b, Rounding::NearestAway), DOUBLE),
+        Xsrdpim => conclude(state, to_integral(b, Rounding::Down), DOUBLE),
+        Xsrdpip => conclude(state, to_integral(b, Rounding::Up), DOUBLE),
+        Xsrdpiz => conclude(state, to_integral(b, Rounding::TowardZero), DOUBLE),
         Xsrdpic => {
             let (number, inexact, incremented) = round_to_integer(b.quieted(), rounding);
             let flags = signaling(b) | fpscr::inexact(inexact, incremented);
@@ -117,15 +117,6 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> 
 /// VXSNAN for a signaling NaN.
 pub(super) fn signaling(number: Number) -> u32 {
     if number.is_signaling() { VXSNAN } else { 0 }
-}
-
-/// As the floating-point class does it, except that NaNs in single-precision results have a single's payload.
-fn finish(state: &mut State, exact: (Number, u32), format: Format) -> Option<u64> {
-    finish_negated(state, exact, format, false)
-}
-
-fn finish_negated(state: &mut State, (exact, flags): (Number, u32), format: Format, negate: bool) -> Option<u64> {
-    conclude_negated(state, (exact.truncated_payload(format), flags), format, negate)
 }
 
 /// The forms of the multiply-add instructions: format, whether the target is a factor (M) or the addend (A), whether the addend is
@@ -158,7 +149,7 @@ fn fused(state: &mut State, insn: Insn, format: Format, multiply_by_target: bool
     let (factor, addend) = if multiply_by_target { (t, b) } else { (b, t) };
     let addend = if subtract { addend.negated() } else { addend };
     let exact = multiply_add(a, factor, addend, fpscr::rounding(state));
-    finish_negated(state, exact, format, negate).map(|bits| u128::from(bits) << 64)
+    conclude_negated(state, exact, format, negate).map(|bits| u128::from(bits) << 64)
 }
 
 /// Conversion to an integer toward zero.
@@ -365,9 +356,9 @@ mod tests {
     fn class_tests() {
         // BF 1, DCMX: -Zero | +Denormal.
         let insn = Insn(1 << 23 | 0b000_0110 << 16 | 3 << 11);
-        for (bits, expected) in [(1 << 63, 0b1010), (1, 0b0010), (0, 0), (QNAN, 0)] {
+        for (bits, expected) in [(1u64 << 63, 0b1010), (1, 0b0010), (0, 0), (QNAN, 0)] {
             let mut state = State::default();
-            state.vsr[3] = u128::from(bits as u64) << 64;
+            state.vsr[3] = u128::from(bits) << 64;
             execute(VsxOp::Xststdcdp, insn, &mut state);
             assert_eq!((state.cr_field(1), state.fpscr as u32 >> 12), (expected, expected), "{bits:#x}");
         }
