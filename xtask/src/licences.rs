@@ -22,6 +22,27 @@ struct Policy {
 #[derive(Deserialize)]
 struct Licenses {
     allow: BTreeSet<String>,
+    #[serde(default)]
+    exceptions: Vec<Exception>,
+    #[serde(default)]
+    clarify: Vec<Clarification>,
+}
+
+/// Licences that one package may have.
+#[derive(Deserialize)]
+struct Exception {
+    #[serde(rename = "crate")]
+    name: String,
+    allow: BTreeSet<String>,
+}
+
+/// What the licence of a package is that does not say so itself.
+#[derive(Deserialize)]
+struct Clarification {
+    /// `name@version`: another version has to be looked at again.
+    #[serde(rename = "crate")]
+    package: String,
+    expression: String,
 }
 
 #[derive(Deserialize)]
@@ -80,8 +101,13 @@ fn fault(policy: &Policy, package: &Package) -> Option<String> {
     if registry.is_some_and(|registry| !policy.sources.allow_registry.contains(registry)) {
         return Some(format!("{name} {version} comes from {}", source.as_deref().unwrap_or_default()));
     }
-    let Some(license) = license else { return Some(format!("{name} {version} names no licence")) };
-    match Expression::evaluate(license, &policy.licenses.allow) {
+    let clarified = policy.licenses.clarify.iter().find(|entry| entry.package == format!("{name}@{version}"));
+    let Some(license) = clarified.map(|entry| &entry.expression).or(license.as_ref()) else {
+        return Some(format!("{name} {version} names no licence"));
+    };
+    let mut allowed = policy.licenses.allow.clone();
+    allowed.extend(policy.licenses.exceptions.iter().filter(|entry| entry.name == *name).flat_map(|entry| entry.allow.clone()));
+    match Expression::evaluate(license, &allowed) {
         Some(true) => None,
         Some(false) => Some(format!("{name} {version} is under {license}, which deny.toml does not allow")),
         None => Some(format!("{name} {version} has an unreadable licence: {license}")),
@@ -153,6 +179,8 @@ mod tests {
     fn policy() -> Policy {
         toml::from_str(
             "[licenses]\nallow = [\"MIT\", \"Apache-2.0\", \"Apache-2.0 WITH LLVM-exception\"]\n\
+             exceptions = [{ crate = \"paths\", allow = [\"MPL-2.0\"] }]\n\
+             clarify = [{ crate = \"silent@1.0.0\", expression = \"MIT\" }]\n\
              [bans]\ndeny = [{ name = \"openssl\", reason = \"static guests\" }]\n\
              [sources]\nallow-registry = [\"https://registry.example/index\"]\n",
         )
@@ -189,10 +217,13 @@ mod tests {
         let registry = Some("registry+https://registry.example/index");
         assert_eq!(fault(&policy, &package("serde", Some("MIT"), registry)), None);
         assert_eq!(fault(&policy, &package("ours", Some("Apache-2.0"), None)), None);
+        assert_eq!(fault(&policy, &package("paths", Some("MPL-2.0 OR LGPL-3.0-or-later"), registry)), None);
+        assert_eq!(fault(&policy, &package("silent", None, registry)), None);
         let text = |package| fault(&policy, &package).unwrap();
         assert!(text(package("openssl", Some("MIT"), registry)).contains("banned: static guests"));
         assert!(text(package("x", Some("MIT"), Some("git+https://elsewhere.example/x"))).contains("comes from"));
         assert!(text(package("x", Some("AGPL-3.0-only"), registry)).contains("does not allow"));
         assert!(text(package("x", None, registry)).contains("names no licence"));
+        assert!(text(package("x", Some("MPL-2.0"), registry)).contains("does not allow"));
     }
 }
