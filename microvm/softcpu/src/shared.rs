@@ -46,6 +46,8 @@ pub mod attention {
     pub const NOTICE: u32 = 8;
     /// H_PROD.
     pub const PROD: u32 = 16;
+    /// The bits that matter in every state. (H_PROD waits for the next H_CEDE.)
+    pub const ALWAYS: u32 = KICK | MAIL | NOTICE | RESET;
     /// A system reset was asked for.
     pub const RESET: u32 = 32;
     /// A machine check was injected.

@@ -67,7 +67,9 @@ fn cr_bit(st: &State, shift: u8) -> bool {
 pub(super) fn run(cpu: &mut Cpu, code: &CodeCache, here: &mut Here, mode: u32) -> Result<Pause, Stop> {
     loop {
         let pc = cpu.st.pc;
-        if cpu.shared.attention(cpu.id) != 0 || cpu.instructions >= cpu.check_at || cpu.storage.ram().code().epoch() != cpu.epoch
+        if cpu.shared.attention(cpu.id) & cpu.heeded != 0
+            || cpu.instructions >= cpu.check_at
+            || cpu.storage.ram().code().epoch() != cpu.epoch
         {
             return Ok(Pause::Boundary);
         }

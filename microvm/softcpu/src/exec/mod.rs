@@ -26,7 +26,7 @@ use std::sync::Arc;
 use paperboat_hypervisor::HypercallArgs;
 
 use crate::mmu::Fault;
-use crate::shared::Shared;
+use crate::shared::{Shared, attention};
 use crate::state::State;
 use crate::table::{Facility, Insn, Op};
 use crate::trace::Tracer;
@@ -101,6 +101,8 @@ pub struct Cpu {
     pub(crate) epoch: u64,
     /// The MSR changed in a way that changes how code is fetched or decoded.
     pub(crate) mode_changed: bool,
+    /// The attention bits that matter now: an external interrupt does not while MSR[EE] is off.
+    pub(crate) heeded: u32,
     /// DEC was seen negative. (Its exception is looked for at checks only: reading the clock costs.)
     pub(crate) dec_seen: bool,
     /// A doorbell is waiting (DPDES).
@@ -130,6 +132,7 @@ impl Cpu {
             check_at: 0,
             epoch: 0,
             mode_changed: false,
+            heeded: 0,
             dec_seen: false,
             doorbell: false,
             vpa: hcall::Areas::default(),
@@ -139,6 +142,7 @@ impl Cpu {
         cpu.spr[sprn::PVR] = u64::from(crate::vm::PVR);
         cpu.spr[sprn::PIR] = u64::from(id);
         cpu.set_dec(0x7fff_ffff);
+        cpu.set_msr(0);
         cpu
     }
 
@@ -160,6 +164,9 @@ impl Cpu {
         if changed & msr & msr::EE != 0 && (self.dec_seen || self.doorbell) {
             self.check_at = 0;
         }
+        self.heeded = attention::ALWAYS
+            | if msr & msr::EE != 0 { attention::EXTERNAL } else { 0 }
+            | if msr & msr::ME != 0 { attention::MACHINE_CHECK } else { 0 };
         self.st.msr = msr;
         self.storage.set_msr(msr);
     }

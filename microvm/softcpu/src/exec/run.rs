@@ -155,7 +155,7 @@ impl Engine {
         if wanted & attention::NOTICE != 0 {
             shared.clear(id, attention::NOTICE);
         }
-        // H_PROD to a vCPU that has not ceded: its next H_CEDE returns at once, so the bit stays; hot code must not see it.
+        // H_PROD to a vCPU that has not ceded stays: its next H_CEDE returns at once.
         let pending = if wanted & attention::RESET != 0 && shared.clear(id, attention::RESET) {
             Some(Interrupt::SystemReset)
         } else if wanted & attention::MACHINE_CHECK != 0
