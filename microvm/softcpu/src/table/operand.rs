@@ -217,8 +217,11 @@ fn field(row: &Row, name: &str) -> Option<Field> {
     let (primary, in_dq) = (row.encoding.value >> 26, row.operands.contains("DQ("));
     let (name, kind, parts): (&'static str, Kind, Parts) = match name {
         "RA" => {
-            // As a source of an address or of addi, isel and the like, register 0 reads as zero.
-            let base = row.operands.contains("(RA)") || ["addi", "addis", "isel"].contains(&row.mnemonic);
+            // As a source of an address or of addi and isel, register 0 reads as zero.
+            let indexed = primary == 31
+                && ["l", "st", "dcb", "icb", "copy", "paste"].iter().any(|start| row.mnemonic.starts_with(start))
+                && !row.mnemonic.ends_with("ux");
+            let base = indexed || row.operands.contains("(RA)") || ["addi", "addis", "isel"].contains(&row.mnemonic);
             ("RA", if base { Kind::GprOrZero } else { Kind::Gpr }, &[(11, 15)])
         }
         "D" if row.mnemonic == "addpcis" => ("D", Kind::Signed, &[(16, 25), (11, 15), (31, 31)]),
