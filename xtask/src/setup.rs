@@ -13,6 +13,7 @@ use crate::run::{Log, capture};
 const COMMON: &[&str] = &[
     "bc",
     "bison",
+    "busybox-static",
     "debian-archive-keyring",
     "e2fsprogs",
     "flex",

@@ -20,7 +20,7 @@ use crate::setup::Host;
 /// The guest's target.
 pub const GUEST_TARGET: &str = "powerpc64le-unknown-linux-gnu";
 /// Raised when the way the prefix is made changes.
-const RECIPE: &str = "3";
+const RECIPE: &str = "4";
 /// How many lines unpacking and compiling print.
 const USUAL_LINES: u64 = 45;
 
@@ -155,6 +155,7 @@ fn build_std(step: &mut Step, prefix: &Path) -> Result<()> {
     // An empty program in a workspace of its own: only its standard library is wanted.
     fs::write(seed.join("src/lib.rs"), "#![no_std]\n")?;
     fs::write(seed.join("Cargo.toml"), "[package]\nname = \"seed\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[workspace]\n")?;
+    let remap = format!("--remap-path-prefix={}=/rust", fs::canonicalize(&source)?.display());
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
@@ -163,7 +164,8 @@ fn build_std(step: &mut Step, prefix: &Path) -> Result<()> {
         // The standard library's unstable parts, with a stable compiler: this is how it is always built.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", seed.join("target"))
-        .env("RUSTFLAGS", format!("--remap-path-prefix={}=/rust", fs::canonicalize(&source)?.display()))
+        // With bitcode in the library, the agent can be optimised as a whole.
+        .env("RUSTFLAGS", format!("{remap} -Cembed-bitcode=yes"))
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .args(["build", "--release", "--offline", "-Zbuild-std=std,proc_macro,test,panic_abort,panic_unwind"])
         .args(["--target", GUEST_TARGET])
@@ -177,11 +179,21 @@ fn build_std(step: &mut Step, prefix: &Path) -> Result<()> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_library = name.ends_with(".rlib") || name.ends_with(".rmeta");
-        if is_library && !name.starts_with("libseed-") {
+        if is_library && !name.starts_with("libseed-") && !name.starts_with("libpanic_abort-") {
             fs::copy(&path, libs.join(&name))?;
         }
     }
     remove_tree(&seed)?;
+    // Cargo compiles the whole library to unwind; the runtime of programs that abort must itself abort.
+    let mut abort = Command::new(prefix.join("bin/rustc"));
+    abort
+        .env("RUSTC_BOOTSTRAP", "1")
+        .args(["--crate-name=panic_abort", "--edition=2024", "--crate-type=rlib", "--target", GUEST_TARGET])
+        .args(["-Copt-level=3", "-Cpanic=abort", "-Cembed-bitcode=yes", "-Cmetadata=abort", "-Cextra-filename=-abort"])
+        .args(["-Zforce-unstable-if-unmarked", "--cap-lints=allow", &remap, "--out-dir"])
+        .arg(&libs)
+        .arg(source.join("library/panic_abort/src/lib.rs"));
+    step.log.run(&mut abort, Some(&mut step.progress))?;
     // The sources have done their work: 600 MB.
     remove_tree(&fs::canonicalize(&source)?)?;
     remove_tree(&source)?;
