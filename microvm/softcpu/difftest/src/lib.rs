@@ -7,6 +7,7 @@
 pub mod asm;
 pub mod case;
 pub mod compare;
+pub mod corpus;
 pub mod direct;
 pub mod generate;
 pub mod image;

@@ -1,16 +1,17 @@
 //! `paperboat-difftest`: see the library.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use paperboat_difftest::case::{Case, Endian, Outcome};
 use paperboat_difftest::generate::{Class, candidates, case, runs_in};
 use paperboat_difftest::image::BATCH;
 use paperboat_difftest::qemu::Qemu;
 use paperboat_difftest::rng::Rng;
-use paperboat_difftest::{compare, direct, machine};
+use paperboat_difftest::{compare, corpus, direct, machine};
 use paperboat_softcpu::table::{Insn, Op, decode};
 
 /// Compares the software CPU with QEMU, instruction by instruction.
@@ -31,6 +32,9 @@ struct Arguments {
     /// Mismatches to show per instruction.
     #[arg(long, default_value_t = 1)]
     show: usize,
+    /// Write a golden corpus into this directory instead of comparing: `--count` cases per instruction, all classes.
+    #[arg(long)]
+    record: Option<PathBuf>,
     /// Run the vector part by itself instead of the whole CPU.
     #[arg(long)]
     direct: bool,
@@ -46,6 +50,10 @@ struct Tally {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let qemu = Qemu::find()?;
+    if let Some(directory) = &arguments.record {
+        record(&qemu, directory, arguments.seed, arguments.count)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let ops = candidates(arguments.class, arguments.mnemonic.as_deref());
     anyhow::ensure!(!ops.is_empty(), "no such instruction in that class");
     println!("{} instances of {} instructions, seed {}", arguments.count, ops.len(), arguments.seed);
@@ -71,6 +79,31 @@ fn main() -> Result<ExitCode> {
         done += size;
     }
     Ok(report(&tallies))
+}
+
+/// Records `per_row` cases of every instruction in both byte orders by turns.
+fn record(qemu: &Qemu, directory: &Path, seed: u64, per_row: usize) -> Result<()> {
+    for class in Class::value_variants() {
+        let name = class.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let mut rng = Rng::new(seed);
+        let ops = candidates(Some(*class), None);
+        let mut text = format!("# Golden corpus, class {name}, seed {seed}: made by paperboat-difftest --record with QEMU.\n");
+        for (turn, endian) in [Endian::Little, Endian::Big].into_iter().enumerate() {
+            let chosen = (0..per_row).flat_map(|round| ops.iter().map(move |op| (round, *op)));
+            let cases: Vec<Case> = chosen
+                .filter(|(round, op)| runs_in(*op, endian) && (round % 2 == turn || !runs_in(*op, Endian::Little)))
+                .enumerate()
+                .map(|(index, (_, op))| corpus::quiet(op, &case(&mut rng, op, index)))
+                .collect();
+            anyhow::ensure!(cases.len() <= BATCH, "{} cases do not fit into one batch", cases.len());
+            for (index, (case, outcome)) in cases.iter().zip(qemu.run(&cases, endian)?).enumerate() {
+                text.push_str(&corpus::to_line(index, endian, case, &outcome));
+                text.push('\n');
+            }
+        }
+        std::fs::write(directory.join(format!("{name}.txt")), text)?;
+    }
+    Ok(())
 }
 
 fn judge(
