@@ -15,7 +15,7 @@ use std::time::Duration;
 use paperboat_hypervisor::{BackendError, GuestRam, InterruptMode, VcpuStats, VmConfig};
 
 use crate::clock::Clock;
-use crate::exec::Ram;
+use crate::exec::{Areas, Ram};
 use crate::mmu::Hpt;
 
 /// Invalidations a vCPU keeps by name; beyond that it forgets everything.
@@ -64,6 +64,7 @@ struct Mailbox {
     taken: AtomicU64,
     in_guest: AtomicBool,
     exists: AtomicBool,
+    areas: Mutex<Areas>,
     sleep: Mutex<()>,
     wake: Condvar,
     instructions: AtomicU64,
@@ -289,6 +290,19 @@ impl Shared {
     /// True if `from` is the only vCPU that was made.
     pub fn is_alone(&self, from: u32) -> bool {
         self.mailboxes.iter().enumerate().all(|(id, m)| id as u32 == from || !m.exists.load(Ordering::SeqCst))
+    }
+
+    // ---- registered areas -------------------------------------------------------------------------------------------------
+
+    /// The areas that were registered for vCPU `id`, if it exists.
+    pub fn with_areas<T>(&self, id: u32, act: impl FnOnce(&mut Areas) -> T) -> Option<T> {
+        let mailbox = self.mailbox(id).filter(|mailbox| mailbox.exists.load(Ordering::SeqCst))?;
+        Some(act(&mut lock(&mailbox.areas)))
+    }
+
+    /// Notes in the vCPU's VPA that it runs or does not.
+    pub fn yielded(&self, id: u32, running: bool) {
+        self.with_areas(id, |areas| areas.yielded(&self.ram, running));
     }
 
     // ---- counters ---------------------------------------------------------------------------------------------------------

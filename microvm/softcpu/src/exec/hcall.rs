@@ -73,7 +73,7 @@ impl Areas {
         }
     }
 
-    fn register(&mut self, ram: &Ram, function: u64, address: u64) -> i64 {
+    fn register(&mut self, ram: &Ram, function: u64, address: u64, running: bool) -> i64 {
         const REGISTER_VPA: u64 = 1;
         const REGISTER_LOG: u64 = 2;
         const REGISTER_SLB: u64 = 3;
@@ -92,7 +92,7 @@ impl Areas {
                 ram.store::<1>(address + VPA_STATUS, status | VPA_SHARED_PROCESSOR);
                 ram.store::<4>(address + VPA_YIELD_COUNT, u64::from(1u32.swap_bytes()));
                 self.vpa = Some(address);
-                self.yielded(ram, true);
+                self.yielded(ram, running);
                 H_SUCCESS
             }
             REGISTER_LOG | REGISTER_SLB => {
@@ -234,12 +234,12 @@ fn set_mode(cpu: &mut Cpu, args: &HypercallArgs) -> i64 {
     }
 }
 
-/// H_REGISTER_VPA: flags hold the subfunction in bits 16 to 18. Another vCPU's areas are registered by that vCPU itself in Linux.
-fn register_vpa(cpu: &mut Cpu, args: &HypercallArgs) -> i64 {
+/// H_REGISTER_VPA: flags hold the subfunction in bits 16 to 18; any vCPU may register any other's areas.
+fn register_vpa(cpu: &Cpu, args: &HypercallArgs) -> i64 {
     let [flags, target, address, ..] = *args;
-    if target != u64::from(cpu.id) {
+    let Ok(target) = u32::try_from(target) else {
         return H_PARAMETER;
-    }
-    let shared = Arc::clone(&cpu.shared);
-    cpu.vpa.register(&shared.ram, flags >> 45 & 7, address)
+    };
+    let (ram, is_self) = (&cpu.shared.ram, target == cpu.id);
+    cpu.shared.with_areas(target, |areas| areas.register(ram, (flags >> 45) & 7, address, is_self)).unwrap_or(H_PARAMETER)
 }

@@ -14,6 +14,8 @@ pub mod program {
     pub const PRIVILEGED: u64 = 0x4_0000;
     /// Trap.
     pub const TRAP: u64 = 0x2_0000;
+    /// SRR0 is the instruction after the one that caused the exception.
+    pub const AFTER: u64 = 0x1_0000;
 
     /// The stop for an illegal instruction.
     pub const fn illegal() -> Stop {

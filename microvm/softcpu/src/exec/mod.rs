@@ -32,6 +32,7 @@ use crate::table::{Facility, Insn, Op};
 use crate::trace::Tracer;
 use crate::vector;
 
+pub(crate) use hcall::Areas;
 pub(crate) use hcall::reply as hypercall_reply;
 pub use interrupt::{Interrupt, program};
 pub use ram::Ram;
@@ -73,6 +74,9 @@ impl From<Fault> for Stop {
     }
 }
 
+/// FPSCR\[FEX\]: an enabled exception is pending.
+const FPSCR_FEX: u64 = 1 << 30;
+
 /// One vCPU.
 pub struct Cpu {
     /// Registers.
@@ -103,12 +107,12 @@ pub struct Cpu {
     pub(crate) mode_changed: bool,
     /// The attention bits that matter now: an external interrupt does not while MSR[EE] is off.
     pub(crate) heeded: u32,
+    /// Floating-point exceptions were enabled with one pending in FPSCR.
+    pub(crate) float_pending: bool,
     /// DEC was seen negative. (Its exception is looked for at checks only: reading the clock costs.)
     pub(crate) dec_seen: bool,
     /// A doorbell is waiting (DPDES).
     pub doorbell: bool,
-    /// The virtual processor area, if registered.
-    pub vpa: hcall::Areas,
     /// The buffer of copy, waiting for paste.
     pub copied: bool,
     /// The trace, if one was asked for.
@@ -132,10 +136,10 @@ impl Cpu {
             check_at: 0,
             epoch: 0,
             mode_changed: false,
+            float_pending: false,
             heeded: 0,
             dec_seen: false,
             doorbell: false,
-            vpa: hcall::Areas::default(),
             copied: false,
             trace: None,
         };
@@ -160,6 +164,10 @@ impl Cpu {
         let changed = self.st.msr ^ msr;
         if changed & (msr::SF | msr::LE | msr::IR | msr::PR | msr::SE | msr::BE) != 0 {
             self.mode_changed = true;
+        }
+        if changed & msr & (msr::FE0 | msr::FE1) != 0 && self.st.fpscr & FPSCR_FEX != 0 {
+            self.float_pending = true;
+            self.check_at = 0;
         }
         if changed & msr & msr::EE != 0 && (self.dec_seen || self.doorbell) {
             self.check_at = 0;
@@ -250,8 +258,7 @@ fn available(cpu: &Cpu, facility: Facility, needs_vec: bool) -> Result<(), Stop>
 
 /// The enabled-exception program interrupt (I 4.4): FPSCR\[FEX\] with MSR\[FE0\] or MSR\[FE1\].
 fn float_exception(cpu: &Cpu) -> Result<(), Stop> {
-    const FEX: u64 = 1 << 30;
-    if cpu.st.fpscr & FEX != 0 && cpu.st.msr & (msr::FE0 | msr::FE1) != 0 {
+    if cpu.st.fpscr & FPSCR_FEX != 0 && cpu.st.msr & (msr::FE0 | msr::FE1) != 0 {
         return Err(Stop::Interrupt(Interrupt::Program(program::FLOATING_POINT)));
     }
     Ok(())

@@ -71,10 +71,10 @@ impl Engine {
     pub(crate) fn run(&mut self) -> Exit {
         let (id, shared) = (self.cpu.id, std::sync::Arc::clone(&self.cpu.shared));
         shared.enter_guest(id);
-        self.cpu.vpa.yielded(self.cpu.storage.ram(), true);
+        shared.yielded(id, true);
         self.cpu.check_at = 0;
         let exit = self.run_inside();
-        self.cpu.vpa.yielded(self.cpu.storage.ram(), false);
+        shared.yielded(id, false);
         shared.publish_instructions(id, self.cpu.instructions);
         shared.leave_guest(id);
         if let Some(trace) = &mut self.cpu.trace {
@@ -163,6 +163,8 @@ impl Engine {
             && shared.clear(id, attention::MACHINE_CHECK)
         {
             Some(Interrupt::MachineCheck { srr1: 0 })
+        } else if std::mem::take(&mut self.cpu.float_pending) && self.cpu.st.msr & (msr::FE0 | msr::FE1) != 0 {
+            Some(Interrupt::Program(program::FLOATING_POINT | program::AFTER))
         } else {
             self.cpu.pending_interrupt()
         };
@@ -219,12 +221,12 @@ impl Engine {
                 self.cpu.tb_skipped = self.cpu.tb_skipped.wrapping_add(ticks);
                 continue;
             }
-            self.cpu.vpa.yielded(self.cpu.storage.ram(), false);
+            shared.yielded(id, false);
             shared.leave_guest(id);
             shared.sleep(id, WAKES, Clock::duration_of(ticks).min(LONGEST_SLEEP));
             shared.enter_guest(id);
             self.take_mail();
-            self.cpu.vpa.yielded(self.cpu.storage.ram(), true);
+            shared.yielded(id, true);
         }
     }
 
