@@ -1,1 +1,227 @@
 //! From an ELF image to the state in which a vCPU enters it.
+//!
+//! There is no firmware: the machine does what firmware would leave behind. The kernel stands at its physical address,
+//! initramfs, RTAS blob and flattened tree follow it at page boundaries, and the boot vCPU enters the image in real mode
+//! with the tree's address in r3 and zero in r5 (which would otherwise announce an Open Firmware client interface).
+
+mod dts;
+mod elf;
+mod fdt;
+mod layout;
+mod tree;
+
+pub use dts::{DtsError, dts_from_dtb};
+pub use elf::{ElfError, Image, ImageKind, load_elf};
+pub use layout::{Layout, LayoutError, place};
+pub use tree::{THREADS_PER_CORE_MAX, Topology, TreeError, TreeInput, VCPUS_MAX, build_tree};
+
+#[cfg(test)]
+pub(crate) use elf::tests::elf_with as elf_for_tests;
+
+use std::fs::File;
+use std::io;
+
+use paperboat_hypervisor::{Capabilities, EntryState, GuestRam};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::papr::phb::PciSlot;
+
+/// MSR\[SF\]: 64-bit mode.
+pub const MSR_SF: u64 = 1 << 63;
+/// MSR\[ME\]: machine checks enabled.
+pub const MSR_ME: u64 = 1 << 12;
+/// MSR\[LE\]: little-endian.
+pub const MSR_LE: u64 = 1;
+
+/// Longest command line in bytes: powerpc's COMMAND_LINE_SIZE without the final NUL.
+pub const CMDLINE_MAX: usize = 2047;
+
+/// Largest kernel or initramfs file that is read (guards against a device or an endless pipe given by mistake).
+pub const FILE_SIZE_MAX: u64 = 4 << 30;
+
+/// The RTAS blob: what the guest calls at `linux,rtas-entry` in 32-bit big-endian real mode (private hypercall
+/// 0xf000 with the argument buffer's address in r4): `mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1; blr`.
+pub const RTAS_BLOB: [u32; 5] = [0x7c64_1b78, 0x3c60_0000, 0x6063_f000, 0x4400_0022, 0x4e80_0020];
+
+/// Why the machine cannot boot what it was given.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The kernel's file.
+    #[error("kernel {path}: {source}")]
+    Kernel {
+        /// As given.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: ElfError,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {what} {path}")]
+    Read {
+        /// Kernel or initramfs.
+        what: &'static str,
+        /// As given.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is larger than any this machine takes.
+    #[error("{what} {path} is {size_bytes} bytes, allowed are {FILE_SIZE_MAX}")]
+    TooLarge {
+        /// Kernel or initramfs.
+        what: &'static str,
+        /// As given.
+        path: String,
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// The command line does not fit the kernel's buffer.
+    #[error("the kernel command line has {length} bytes, allowed are {CMDLINE_MAX}")]
+    Cmdline {
+        /// Its length.
+        length: usize,
+    },
+    /// The command line holds a NUL byte.
+    #[error("the kernel command line contains a NUL byte")]
+    CmdlineNul,
+    /// The pieces do not fit into memory.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Guest memory refused a write that the layout had checked.
+    #[error("writing {what} to guest memory at {address:#x}")]
+    Write {
+        /// Which piece.
+        what: &'static str,
+        /// Where.
+        address: u64,
+        /// What the memory said.
+        #[source]
+        source: vm_memory::GuestMemoryError,
+    },
+}
+
+/// A file to boot from, already open: paths are for messages.
+#[derive(Debug)]
+pub struct BootFile {
+    /// As given by the user.
+    pub path: String,
+    /// Open for reading.
+    pub file: File,
+}
+
+impl BootFile {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// [`BootError::Read`].
+    pub fn open(what: &'static str, path: &str) -> Result<Self, BootError> {
+        let file = File::open(path).map_err(|source| BootError::Read { what, path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn contents(&self, what: &'static str) -> Result<Vec<u8>, BootError> {
+        use std::io::Read;
+        let failed = |source| BootError::Read { what, path: self.path.clone(), source };
+        let size_bytes = self.file.metadata().map_err(failed)?.len();
+        if size_bytes > FILE_SIZE_MAX {
+            return Err(BootError::TooLarge { what, path: self.path.clone(), size_bytes });
+        }
+        let mut bytes = Vec::with_capacity(size_bytes as usize);
+        (&self.file).take(FILE_SIZE_MAX).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes)
+    }
+}
+
+/// What to boot.
+#[derive(Debug)]
+pub struct BootSource {
+    /// ELF image.
+    pub kernel: BootFile,
+    /// Initramfs, placed as it is.
+    pub initrd: Option<BootFile>,
+    /// `/chosen/bootargs`.
+    pub cmdline: String,
+    /// Where a position-independent bare-metal image is loaded.
+    pub load_address: Option<u64>,
+}
+
+/// What the tree needs to know about the machine.
+pub struct BootMachine<'a> {
+    /// What the backend offers.
+    pub capabilities: &'a Capabilities,
+    /// vCPUs and their arrangement.
+    pub topology: Topology,
+    /// Functions behind the host bridge.
+    pub slots: &'a [PciSlot],
+    /// For `/chosen/rng-seed`.
+    pub rng_seed: [u8; 32],
+}
+
+/// A machine ready to be entered.
+#[derive(Debug)]
+pub struct Booted {
+    /// How the boot vCPU enters.
+    pub entry: EntryState,
+    /// Where everything is.
+    pub layout: Layout,
+    /// The image is Linux, whose secondaries wait in a hold loop at physical 0x60.
+    pub is_linux: bool,
+    /// The flattened tree as written.
+    pub dtb: Vec<u8>,
+}
+
+/// Loads everything into `ram`.
+///
+/// # Errors
+/// [`BootError`], one clear line each.
+pub fn load(ram: &GuestRam, source: &BootSource, machine: &BootMachine<'_>) -> Result<Booted, BootError> {
+    if source.cmdline.len() > CMDLINE_MAX {
+        return Err(BootError::Cmdline { length: source.cmdline.len() });
+    }
+    if source.cmdline.contains('\0') {
+        return Err(BootError::CmdlineNul);
+    }
+    let kernel = source.kernel.contents("kernel")?;
+    let image = load_elf(&kernel, source.load_address)
+        .map_err(|error| BootError::Kernel { path: source.kernel.path.clone(), source: error })?;
+    let initrd = source.initrd.as_ref().map(|file| file.contents("initramfs")).transpose()?;
+
+    // The tree names addresses, and its size decides none of them: it comes last. Its own length is fixed for a given
+    // input, so a first build with placeholders tells how much has to be reserved.
+    let initrd_len = initrd.as_ref().map(|bytes| bytes.len() as u64);
+    let mut layout = place(&image, initrd_len, ram.size_bytes(), 0)?;
+    let tree = |layout: &Layout| {
+        build_tree(&TreeInput {
+            capabilities: machine.capabilities,
+            topology: machine.topology,
+            memory_bytes: ram.size_bytes(),
+            cmdline: &source.cmdline,
+            layout,
+            slots: machine.slots,
+            rng_seed: machine.rng_seed,
+        })
+    };
+    let length = tree(&layout).len() as u64;
+    layout = place(&image, initrd_len, ram.size_bytes(), length)?;
+    let dtb = tree(&layout);
+    debug_assert_eq!(dtb.len() as u64, length);
+
+    let write = |what, address: u64, bytes: &[u8]| {
+        ram.memory().write_slice(bytes, GuestAddress(address)).map_err(|source| BootError::Write { what, address, source })
+    };
+    for segment in &image.segments {
+        write("the kernel", segment.address, &kernel[segment.file_range.clone()])?;
+    }
+    if let (Some(range), Some(bytes)) = (&layout.initrd, &initrd) {
+        write("the initramfs", range.start, bytes)?;
+    }
+    let blob: Vec<u8> = RTAS_BLOB.iter().flat_map(|word| word.to_be_bytes()).collect();
+    write("the RTAS blob", layout.rtas.start, &blob)?;
+    write("the device tree", layout.fdt.start, &dtb)?;
+
+    // The image's own byte order: Linux copes with either, a bare-metal program without a switch of its own does not.
+    let endian = if image.little_endian { MSR_LE } else { 0 };
+    let entry = EntryState { pc: image.entry, msr: MSR_SF | MSR_ME | endian, r3: layout.fdt.start, r4: image.base };
+    Ok(Booted { entry, layout, is_linux: image.kind == ImageKind::Linux, dtb })
+}

@@ -1,0 +1,706 @@
+//! The machine: one thread per vCPU, its states, its end.
+//!
+//! ```text
+//! New ──start──▶ Running ◀──pause/resume──▶ Paused
+//!                   └───────── end ───────────┘──▶ Ended
+//! ```
+//!
+//! The first reason to end wins. Ending kicks every vCPU; the last thread that leaves shuts the devices down, and only
+//! then do waiters see the end.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use paperboat_hypervisor::{BackendError, ClockMode, EntryState, Exit, GuestRam, RamError, Vcpu, VcpuHandle, VmConfig};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::backend::{ChoiceError, ChosenVm};
+use crate::boot::{self, BootError, BootMachine, BootSource, MSR_LE, MSR_ME, MSR_SF, Topology, TreeError};
+use crate::console::Console;
+use crate::papr::calendar::PartitionClock;
+use crate::papr::phb::PhbError;
+use crate::papr::trace::Trace;
+use crate::papr::{Action, GuestEnd, Platform, PlatformParts};
+use crate::pci::PciFunction;
+use crate::stats::{DeviceCounter, MachineStats, VcpuCounters, VcpuReport};
+
+/// Least guest memory in bytes; bare-metal programs fit, Linux needs four times as much.
+pub const MEMORY_MIN: u64 = 16 << 20;
+
+/// Guest memory comes in multiples of this, so that the kernel's linear mapping of 16 MiB pages ends where memory ends.
+pub const MEMORY_STEP: u64 = 16 << 20;
+
+/// Every thread has left within this time after the end.
+pub const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Physical address of Linux's `__secondary_hold_spinloop`: zero until the boot CPU releases the secondaries.
+const HOLD_RELEASE: u64 = 0x8;
+/// Physical address of Linux's `__secondary_hold`, entered with the hardware id in r3.
+const HOLD_ENTRY: u64 = 0x60;
+/// How often the release is looked for while a kernel boots, and for how long; the kernel waits 100 ms for its secondaries.
+const HOLD_LOOK: Duration = Duration::from_micros(500);
+const HOLD_LOOK_FOR: Duration = Duration::from_secs(5);
+/// After that, rarely: a kernel in a debugger, a machine that was paused.
+const HOLD_LOOK_RARELY: Duration = Duration::from_millis(50);
+const HOLD_GIVE_UP: Duration = Duration::from_secs(600);
+
+/// Why a machine cannot be made or controlled.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Too little memory.
+    #[error("{memory_bytes} bytes of memory: a machine needs at least {} MiB", MEMORY_MIN >> 20)]
+    MemoryTooSmall {
+        /// As asked for.
+        memory_bytes: u64,
+    },
+    /// Not a multiple of the step.
+    #[error("{memory_bytes} bytes of memory: must be a multiple of {step} MiB (next: {next} MiB)", step = MEMORY_STEP >> 20,
+        next = memory_bytes.div_ceil(MEMORY_STEP) * (MEMORY_STEP >> 20))]
+    MemoryStep {
+        /// As asked for.
+        memory_bytes: u64,
+    },
+    /// Deterministic time needs one vCPU.
+    #[error("a deterministic machine has one CPU, not {vcpus}")]
+    Deterministic {
+        /// As asked for.
+        vcpus: u32,
+    },
+    /// Guest memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// CPU counts or the tree.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The backend.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    /// A vCPU.
+    #[error("vCPU {id}")]
+    Vcpu {
+        /// Which.
+        id: u32,
+        /// What the backend said.
+        #[source]
+        source: BackendError,
+    },
+    /// A device cannot be made.
+    #[error("device {name}")]
+    Device {
+        /// Which.
+        name: &'static str,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The devices do not fit the bridge.
+    #[error(transparent)]
+    Phb(#[from] PhbError),
+    /// Kernel, initramfs, command line, layout.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// The system has no entropy for the guest's seed.
+    #[error("cannot read random bytes")]
+    Entropy(#[source] std::io::Error),
+    /// The call does not fit the state.
+    #[error("the machine is {status:?}")]
+    State {
+        /// The state it is in.
+        status: Status,
+    },
+    /// A vCPU did not leave the guest in time.
+    #[error("a vCPU did not stop within {} ms", STOP_LIMIT.as_millis())]
+    Stuck,
+}
+
+/// What the machine does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Made, never run.
+    New,
+    /// The guest executes.
+    Running,
+    /// Every vCPU stands still.
+    Paused,
+    /// Over.
+    Ended,
+}
+
+/// Why it is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndReason {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reboot.
+    Reboot,
+    /// The guest's kernel panicked, with its text.
+    Panic(String),
+    /// Stopped by request.
+    Stopped,
+    /// The instruction budget is used up.
+    Budget,
+    /// The machine or its backend failed.
+    Failed(String),
+}
+
+impl From<GuestEnd> for EndReason {
+    fn from(end: GuestEnd) -> Self {
+        match end {
+            GuestEnd::PowerOff => Self::PowerOff,
+            GuestEnd::Reboot => Self::Reboot,
+            GuestEnd::Panic(text) => Self::Panic(text),
+        }
+    }
+}
+
+/// What a machine is made of.
+pub struct MachineConfig {
+    /// What to boot.
+    pub source: BootSource,
+    /// vCPUs and cores.
+    pub topology: Topology,
+    /// Guest memory in bytes, a multiple of [`MEMORY_STEP`].
+    pub memory_bytes: u64,
+    /// Host clock, or repeatable.
+    pub clock: ClockMode,
+    /// End after that many guest instructions per vCPU.
+    pub budget_instructions: Option<u64>,
+    /// Where the terminal writes.
+    pub console: Console,
+    /// What is printed of the guest's calls.
+    pub trace: Trace,
+}
+
+/// Makes devices for a guest memory.
+pub type DeviceMaker<'a> = dyn FnOnce(&GuestRam) -> Result<Vec<Arc<dyn PciFunction>>, MachineError> + 'a;
+
+/// Makes the partition.
+pub type VmMaker<'a> = dyn FnOnce(VmConfig) -> Result<ChosenVm, ChoiceError> + 'a;
+
+/// A machine. Clones are the same machine.
+#[derive(Clone)]
+pub struct Machine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    platform: Platform,
+    console: Arc<Console>,
+    backend: &'static str,
+    vcpus: Vec<VcpuSide>,
+    boot_entry: EntryState,
+    watch_hold: bool,
+    dtb: Vec<u8>,
+    control: Mutex<Control>,
+    changed: Condvar,
+}
+
+/// What other threads see of a vCPU.
+struct VcpuSide {
+    handle: Arc<dyn VcpuHandle>,
+    counters: VcpuCounters,
+    system_reset: AtomicBool,
+}
+
+struct Control {
+    status: Status,
+    end: Option<EndReason>,
+    /// vCPUs waiting for their thread (before start).
+    idle: Vec<Box<dyn Vcpu>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Threads that have not left yet.
+    alive: usize,
+    /// Threads that execute the guest, not parked.
+    executing: usize,
+    devices_down: bool,
+}
+
+impl Machine {
+    /// Makes memory, partition, devices and vCPUs, and loads the boot files. Nothing runs yet.
+    ///
+    /// # Errors
+    /// [`MachineError`], one clear line each.
+    pub fn new(
+        config: MachineConfig,
+        make_vm: Box<VmMaker<'_>>,
+        make_devices: Box<DeviceMaker<'_>>,
+    ) -> Result<Self, MachineError> {
+        let memory_bytes = config.memory_bytes;
+        if memory_bytes < MEMORY_MIN {
+            return Err(MachineError::MemoryTooSmall { memory_bytes });
+        }
+        if !memory_bytes.is_multiple_of(MEMORY_STEP) {
+            return Err(MachineError::MemoryStep { memory_bytes });
+        }
+        let topology = Topology::new(config.topology.vcpus, config.topology.threads_per_core)?;
+        let vcpus = topology.vcpus;
+        let deterministic = config.clock == ClockMode::Deterministic;
+        if deterministic && vcpus != 1 {
+            return Err(MachineError::Deterministic { vcpus });
+        }
+        let ram = GuestRam::new(memory_bytes)?;
+        let chosen = make_vm(VmConfig {
+            ram: ram.clone(),
+            vcpu_count: vcpus,
+            hpt_order: hpt_order(memory_bytes),
+            clock: config.clock,
+            budget_instructions: config.budget_instructions,
+        })?;
+        let console = Arc::new(config.console);
+        let platform = Platform::new(PlatformParts {
+            ram: ram.clone(),
+            vm: chosen.vm,
+            vcpus,
+            console: Arc::clone(&console),
+            functions: make_devices(&ram)?,
+            clock: if deterministic { PartitionClock::deterministic() } else { PartitionClock::host() },
+            trace: config.trace,
+        })?;
+        let mut idle = Vec::new();
+        let mut sides = Vec::new();
+        for id in 0..vcpus {
+            let vcpu = platform.vm.create_vcpu(id).map_err(|source| MachineError::Vcpu { id, source })?;
+            let handle = vcpu.handle();
+            platform.xics.connect(id, Arc::clone(&handle));
+            sides.push(VcpuSide { handle, counters: VcpuCounters::default(), system_reset: AtomicBool::new(false) });
+            idle.push(vcpu);
+        }
+        let booted = boot::load(
+            &ram,
+            &config.source,
+            &BootMachine {
+                capabilities: platform.vm.capabilities(),
+                topology,
+                slots: platform.phb.slots(),
+                rng_seed: rng_seed(deterministic)?,
+            },
+        )?;
+        // A program of another kind may have anything at this address.
+        let held = ram.memory().read_obj::<u64>(GuestAddress(HOLD_RELEASE)).is_ok_and(|word| word == 0);
+        let control =
+            Control { status: Status::New, end: None, idle, threads: Vec::new(), alive: 0, executing: 0, devices_down: false };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                platform,
+                console,
+                backend: chosen.name,
+                vcpus: sides,
+                boot_entry: booted.entry,
+                watch_hold: booted.is_linux && vcpus > 1 && held,
+                dtb: booted.dtb,
+                control: Mutex::new(control),
+                changed: Condvar::new(),
+            }),
+        })
+    }
+
+    /// Starts every thread; the boot vCPU enters the image.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it was started before, [`MachineError::Thread`].
+    pub fn start(&self) -> Result<(), MachineError> {
+        let inner = &self.inner;
+        let mut control = inner.lock();
+        if control.status != Status::New {
+            return Err(MachineError::State { status: control.status });
+        }
+        control.status = Status::Running;
+        // A fresh machine has every vCPU stopped: this cannot be refused.
+        let started = inner.platform.cpus.start(0, inner.boot_entry);
+        debug_assert!(started.is_ok());
+        for vcpu in std::mem::take(&mut control.idle) {
+            let name = format!("vcpu{}", vcpu.id());
+            inner.spawn(&mut control, name, move |inner| vcpu_thread(inner, vcpu))?;
+        }
+        if inner.watch_hold {
+            inner.spawn(&mut control, "hold-watch".into(), watch_hold)?;
+        }
+        Ok(())
+    }
+
+    /// Brings every vCPU to a stand. Pausing twice is no error.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it does not run, [`MachineError::Stuck`].
+    pub fn pause(&self) -> Result<(), MachineError> {
+        let inner = &self.inner;
+        let mut control = inner.lock();
+        match control.status {
+            Status::Paused => return Ok(()),
+            Status::Running => control.status = Status::Paused,
+            status => return Err(MachineError::State { status }),
+        }
+        inner.kick_all();
+        let deadline = Instant::now() + STOP_LIMIT;
+        while control.executing > 0 && control.status == Status::Paused {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Err(MachineError::Stuck) };
+            control = inner.changed.wait_timeout(control, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    /// Lets the vCPUs go on.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when it is not paused.
+    pub fn resume(&self) -> Result<(), MachineError> {
+        let mut control = self.inner.lock();
+        if control.status != Status::Paused {
+            return Err(MachineError::State { status: control.status });
+        }
+        control.status = Status::Running;
+        self.inner.changed.notify_all();
+        Ok(())
+    }
+
+    /// Ends the machine, whatever it does. Does not wait.
+    pub fn stop(&self) {
+        self.inner.end(EndReason::Stopped);
+    }
+
+    /// Ends the machine because something around it failed. Does not wait.
+    pub fn fail(&self, reason: String) {
+        self.inner.end(EndReason::Failed(reason));
+    }
+
+    /// Waits until the machine is over and every thread has left; says why.
+    pub fn wait(&self) -> EndReason {
+        let inner = &self.inner;
+        let mut control = inner.lock();
+        loop {
+            if let (Some(reason), true) = (control.end.clone(), control.devices_down) {
+                let threads = std::mem::take(&mut control.threads);
+                drop(control);
+                for thread in threads {
+                    // A panicking thread has ended the machine with its message already.
+                    let _ = thread.join();
+                }
+                return reason;
+            }
+            control = inner.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What the machine does now.
+    pub fn status(&self) -> Status {
+        self.inner.lock().status
+    }
+
+    /// Why it is over, if it is.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.inner.lock().end.clone()
+    }
+
+    /// The backend's name.
+    pub fn backend(&self) -> &'static str {
+        self.inner.backend
+    }
+
+    /// The flattened tree that the guest got.
+    pub fn dtb(&self) -> &[u8] {
+        &self.inner.dtb
+    }
+
+    /// The guest's console.
+    pub fn console(&self) -> &Console {
+        &self.inner.console
+    }
+
+    /// Types into the guest's terminal; returns how many bytes it took.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        self.inner.platform.vty.type_in(bytes)
+    }
+
+    /// Counters of now.
+    pub fn stats(&self) -> MachineStats {
+        let inner = &self.inner;
+        let vcpus = inner.vcpus.iter().enumerate().map(|(id, side)| {
+            let id = id as u32;
+            let hypercalls = inner.platform.counters(id).map(|counters| counters.by_name()).unwrap_or_default();
+            VcpuReport::new(id, side.handle.stats(), &side.counters, hypercalls)
+        });
+        let devices = inner.platform.phb.slots().iter().flat_map(|slot| {
+            let device = slot.function.name().to_owned();
+            let counters = slot.function.statistics();
+            counters.into_iter().map(move |(counter, value)| DeviceCounter { device: device.clone(), counter, value })
+        });
+        MachineStats::new(&inner.platform.ram, vcpus.collect(), devices.collect())
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        control: &mut Control,
+        name: String,
+        body: impl FnOnce(&Inner) + Send + 'static,
+    ) -> Result<(), MachineError> {
+        let inner = Arc::clone(self);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let leaving = Leaving { inner: &inner };
+            body(&inner);
+            drop(leaving);
+        });
+        match thread {
+            Ok(thread) => {
+                control.alive += 1;
+                control.threads.push(thread);
+                Ok(())
+            }
+            Err(source) => {
+                // Threads that run already leave by the end below.
+                self.end_locked(control, EndReason::Failed("a thread could not be started".into()));
+                Err(MachineError::Thread(source))
+            }
+        }
+    }
+
+    fn kick_all(&self) {
+        for side in &self.vcpus {
+            side.handle.kick();
+        }
+    }
+
+    fn end(&self, reason: EndReason) {
+        let mut control = self.lock();
+        self.end_locked(&mut control, reason);
+    }
+
+    fn end_locked(&self, control: &mut Control, reason: EndReason) {
+        if control.end.is_some() {
+            return;
+        }
+        control.end = Some(reason);
+        control.status = Status::Ended;
+        control.idle.clear();
+        self.platform.cpus.close();
+        self.kick_all();
+        if control.alive == 0 {
+            self.devices_down(control);
+        }
+        self.changed.notify_all();
+    }
+
+    fn devices_down(&self, control: &mut Control) {
+        if !control.devices_down {
+            for slot in self.platform.phb.slots() {
+                slot.function.shutdown();
+            }
+            self.console.close();
+            control.devices_down = true;
+        }
+    }
+
+    /// Where a vCPU thread stands still while the machine is paused. False: the machine ends.
+    fn checkpoint(&self) -> bool {
+        let mut control = self.lock();
+        if control.status == Status::Paused {
+            control.executing -= 1;
+            self.changed.notify_all();
+            while control.status == Status::Paused {
+                control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+            }
+            control.executing += 1;
+        }
+        control.status == Status::Running
+    }
+}
+
+/// Counts a thread out, also when it panics.
+struct Leaving<'a> {
+    inner: &'a Inner,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let mut control = self.inner.lock();
+        if std::thread::panicking() {
+            self.inner.end_locked(&mut control, EndReason::Failed("a thread of the machine panicked".into()));
+        }
+        control.alive -= 1;
+        if control.alive == 0 && control.end.is_some() {
+            self.inner.devices_down(&mut control);
+            self.inner.changed.notify_all();
+        }
+    }
+}
+
+/// Counts a vCPU as executing for as long as it lives.
+struct Executing<'a> {
+    inner: &'a Inner,
+}
+
+impl<'a> Executing<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        inner.lock().executing += 1;
+        Self { inner }
+    }
+}
+
+impl Drop for Executing<'_> {
+    fn drop(&mut self) {
+        self.inner.lock().executing -= 1;
+        self.inner.changed.notify_all();
+    }
+}
+
+fn vcpu_thread(inner: &Inner, mut vcpu: Box<dyn Vcpu>) {
+    while let Some(entry) = inner.platform.cpus.wait_for_start(vcpu.id()) {
+        let executing = Executing::new(inner);
+        vcpu.enter(entry);
+        let next = run(inner, vcpu.as_mut());
+        drop(executing);
+        match next {
+            Next::Parked => {}
+            Next::Over => return,
+        }
+    }
+}
+
+enum Next {
+    /// stop-self: wait for start-cpu.
+    Parked,
+    /// The machine ends.
+    Over,
+}
+
+fn run(inner: &Inner, vcpu: &mut dyn Vcpu) -> Next {
+    let id = vcpu.id();
+    let side = &inner.vcpus[id as usize];
+    let platform = &inner.platform;
+    if !inner.checkpoint() {
+        return Next::Over;
+    }
+    loop {
+        let exit = match vcpu.run() {
+            Ok(exit) => exit,
+            Err(error) => return fail(inner, vcpu, &error.to_string()),
+        };
+        side.counters.count(&exit);
+        let completed = match exit {
+            Exit::Hypercall { nr, args } => {
+                let outcome = platform.hypercall(id, nr, &args);
+                let completed = vcpu.complete_hypercall(outcome.reply);
+                match outcome.action {
+                    Action::None => {}
+                    Action::StopSelf => return Next::Parked,
+                    Action::End(end) => {
+                        inner.end(end.into());
+                        return Next::Over;
+                    }
+                    Action::SystemReset(targets) => {
+                        for side in targets.iter().filter_map(|target| inner.vcpus.get(*target as usize)) {
+                            side.system_reset.store(true, Ordering::Release);
+                            side.handle.kick();
+                        }
+                    }
+                }
+                completed
+            }
+            Exit::MmioRead { addr, len } => vcpu.complete_mmio_read(platform.mmio_read(id, addr, len)),
+            Exit::MmioWrite { addr, len, data } => {
+                platform.mmio_write(id, addr, len, &data);
+                Ok(())
+            }
+            Exit::Kicked => {
+                if !inner.checkpoint() {
+                    return Next::Over;
+                }
+                if side.system_reset.swap(false, Ordering::AcqRel) {
+                    system_reset(inner, vcpu);
+                }
+                Ok(())
+            }
+            Exit::Budget => {
+                inner.end(EndReason::Budget);
+                return Next::Over;
+            }
+            Exit::Failed { reason } => {
+                inner.end(EndReason::Failed(format!("vCPU {id}: {reason}")));
+                return Next::Over;
+            }
+        };
+        if let Err(error) = completed {
+            return fail(inner, vcpu, &error.to_string());
+        }
+    }
+}
+
+fn fail(inner: &Inner, vcpu: &dyn Vcpu, reason: &str) -> Next {
+    let dump = crate::stats::register_dump(&vcpu.regs());
+    inner.end(EndReason::Failed(format!("vCPU {}: {reason}\n{dump}", vcpu.id())));
+    Next::Over
+}
+
+/// A system reset interrupt (ISA 3.0B III 6.5.1): SRR0 and SRR1 hold the interrupted state, vector 0x100 is entered in real mode.
+fn system_reset(inner: &Inner, vcpu: &mut dyn Vcpu) {
+    const VECTOR: u64 = 0x100;
+    let mut regs = vcpu.regs();
+    let (_, little_endian) = inner.platform.vm.interrupt_mode();
+    regs.srr0 = regs.pc;
+    regs.srr1 = regs.msr;
+    regs.pc = VECTOR;
+    regs.msr = MSR_SF | MSR_ME | if little_endian { MSR_LE } else { 0 };
+    vcpu.set_regs(&regs);
+}
+
+/// Starts the secondaries of a Linux guest when its boot CPU opens the hold loop. They are not started at boot, where
+/// they would spin; nor later by start-cpu, because the kernel waits for those that its tree lists.
+fn watch_hold(inner: &Inner) {
+    let begun = Instant::now();
+    loop {
+        let released = inner.platform.ram.memory().read_obj::<u64>(GuestAddress(HOLD_RELEASE));
+        if !matches!(released, Ok(0)) {
+            break;
+        }
+        let elapsed = begun.elapsed();
+        if elapsed > HOLD_GIVE_UP || inner.platform.cpus.all_started() {
+            return;
+        }
+        let pause = if elapsed < HOLD_LOOK_FOR { HOLD_LOOK } else { HOLD_LOOK_RARELY };
+        let control = inner.lock();
+        let control = inner.changed.wait_timeout(control, pause).unwrap_or_else(PoisonError::into_inner).0;
+        if control.end.is_some() {
+            return;
+        }
+    }
+    for id in 1..inner.platform.cpus.count() {
+        let entry = EntryState { pc: HOLD_ENTRY, msr: MSR_SF | MSR_ME, r3: id.into(), r4: 0 };
+        // One that start-cpu was faster with is where it should be.
+        let _ = inner.platform.cpus.start(id, entry);
+    }
+}
+
+/// Log2 of the hashed page table's size: 1/128 of memory, rounded up, as PAPR recommends, and at least 256 KiB.
+pub fn hpt_order(memory_bytes: u64) -> u32 {
+    const HPT_ORDER_MIN: u32 = 18;
+    (memory_bytes / 128).max(1).next_power_of_two().ilog2().max(HPT_ORDER_MIN)
+}
+
+fn rng_seed(deterministic: bool) -> Result<[u8; 32], MachineError> {
+    use std::io::Read;
+    let mut seed = *b"paperboat deterministic machine.";
+    if !deterministic {
+        let mut file = std::fs::File::open("/dev/urandom").map_err(MachineError::Entropy)?;
+        file.read_exact(&mut seed).map_err(MachineError::Entropy)?;
+    }
+    Ok(seed)
+}
+
+/// Counts things that other threads read.
+pub(crate) fn bump(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

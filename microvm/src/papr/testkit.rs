@@ -1,0 +1,26 @@
+//! A platform without a machine, for the tests of both tables.
+
+use std::sync::Arc;
+
+use paperboat_hypervisor::GuestRam;
+
+use super::calendar::PartitionClock;
+use super::trace::Trace;
+use super::{Platform, PlatformParts};
+use crate::console::Console;
+use crate::testing::{ScriptedVm, TestFunction};
+
+/// One MiB of memory, two PCI functions.
+pub fn platform(vcpus: u32) -> (Platform, Arc<Console>) {
+    let console = Arc::new(Console::in_memory());
+    let platform = Platform::new(PlatformParts {
+        ram: GuestRam::new(1 << 20).unwrap(),
+        vm: Arc::new(ScriptedVm::new(Vec::new())),
+        vcpus,
+        console: Arc::clone(&console),
+        functions: vec![Arc::new(TestFunction::new("t0")), Arc::new(TestFunction::new("t1"))],
+        clock: PartitionClock::deterministic(),
+        trace: Trace::default(),
+    });
+    (platform.unwrap(), console)
+}
