@@ -89,6 +89,7 @@ impl CodePages {
     }
 
     /// True when the page holds decoded code (or did, and was written since).
+    #[inline]
     pub fn has_code(&self, page: u64) -> bool {
         self.cell(page).is_some_and(|cell| cell.load(Ordering::Relaxed) != NO_CODE)
     }
@@ -111,6 +112,7 @@ impl CodePages {
     }
 
     /// Changes whenever a page with code became stale.
+    #[inline]
     pub fn epoch(&self) -> u64 {
         self.inner.epoch.load(Ordering::Acquire)
     }

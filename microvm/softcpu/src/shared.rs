@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use paperboat_hypervisor::{BackendError, GuestRam, InterruptMode, VcpuStats, VmConfig};
@@ -57,7 +57,7 @@ pub mod attention {
 /// One vCPU as the others see it.
 #[derive(Debug, Default)]
 struct Mailbox {
-    attention: AtomicU32,
+    attention: Arc<AtomicU32>,
     mail: Mutex<Vec<Forget>>,
     /// Count of posts, and of those that were taken.
     posted: AtomicU64,
@@ -188,8 +188,12 @@ impl Shared {
 
     // ---- attention --------------------------------------------------------------------------------------------------------
 
-    /// What vCPU `id` should look at; one relaxed load, made at every block boundary.
-    #[inline(always)]
+    /// The word that [`Self::attention`] reads, for the vCPU that reads it at every block boundary.
+    pub fn attention_word(&self, id: u32) -> Arc<AtomicU32> {
+        self.mailbox(id).map_or_else(Arc::default, |mailbox| Arc::clone(&mailbox.attention))
+    }
+
+    /// What vCPU `id` should look at.
     pub fn attention(&self, id: u32) -> u32 {
         self.mailboxes.get(id as usize).map_or(0, |mailbox| mailbox.attention.load(Ordering::Relaxed))
     }

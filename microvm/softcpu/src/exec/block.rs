@@ -15,13 +15,9 @@ const MAX_UOPS: usize = 4 << 20;
 const MAX_PAGES: usize = 16 << 10;
 
 const NO_BLOCK: u32 = u32::MAX;
-
-/// A block: its micro-ops in the arena.
-#[derive(Debug, Clone, Copy)]
-struct Block {
-    start: u32,
-    count: u32,
-}
+/// A slot packs a block: the index of its first micro-op, then its length less one.
+const COUNT_BITS: u32 = MAX_BLOCK.trailing_zeros();
+const _: () = assert!(MAX_BLOCK.is_power_of_two() && MAX_UOPS << COUNT_BITS < NO_BLOCK as usize);
 
 /// The blocks of one page in one mode.
 #[derive(Debug)]
@@ -35,7 +31,6 @@ struct CodePage {
 pub struct CodeCache {
     pages: Vec<CodePage>,
     index: HashMap<(u64, u32), u32>,
-    blocks: Vec<Block>,
     uops: Vec<Uop>,
 }
 
@@ -54,9 +49,10 @@ impl CodeCache {
     /// The micro-ops from `offset` in a page on, if they have been decoded.
     #[inline(always)]
     pub fn block(&self, page: u32, offset: u64) -> Option<&[Uop]> {
-        let id = self.pages.get(page as usize)?.slots[(offset / 4) as usize % SLOTS];
-        let block = self.blocks.get(id as usize)?;
-        self.uops.get(block.start as usize..(block.start + block.count) as usize)
+        let slot = self.pages.get(page as usize)?.slots[(offset / 4) as usize % SLOTS];
+        // An empty slot names micro-ops that cannot be there.
+        let start = (slot >> COUNT_BITS) as usize;
+        self.uops.get(start..start + 1 + slot as usize % MAX_BLOCK)
     }
 
     /// True when a new block or page may not fit any more; [`Self::clear`] then.
@@ -66,11 +62,11 @@ impl CodeCache {
 
     /// Keeps a block.
     pub fn insert(&mut self, page: u32, offset: u64, uops: &[Uop]) {
-        let id = self.blocks.len() as u32;
-        self.blocks.push(Block { start: self.uops.len() as u32, count: uops.len() as u32 });
+        debug_assert!((1..=MAX_BLOCK).contains(&uops.len()));
+        let slot = (self.uops.len() as u32) << COUNT_BITS | (uops.len() as u32 - 1);
         self.uops.extend_from_slice(uops);
         if let Some(page) = self.pages.get_mut(page as usize) {
-            page.slots[(offset / 4) as usize % SLOTS] = id;
+            page.slots[(offset / 4) as usize % SLOTS] = slot;
         }
     }
 

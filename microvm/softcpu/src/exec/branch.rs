@@ -62,7 +62,7 @@ pub(super) fn execute(cpu: &mut Cpu, op: BranchOp, insn: Insn) -> Result<(), Sto
         cpu.st.lr = after;
     }
     if taken {
-        cpu.spr[sprn::CFAR] = pc;
+        cpu.cfar = pc;
         cpu.npc = cpu.truncate(target);
     }
     Ok(())

@@ -1,12 +1,13 @@
 //! The hot loop: a `match` over micro-ops, block after block, until something needs the engine's attention.
 
 use std::cmp::Ordering;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::block::CodeCache;
 use super::fixed::compare_bits;
 use super::tlb::PAGE_SIZE;
 use super::uop::Uop;
-use super::{Cpu, DataMemory, Interrupt, Stop, execute, msr, program, sprn};
+use super::{Cpu, DataMemory, Interrupt, Stop, execute, msr, program};
 use crate::state::State;
 use crate::table::Op;
 
@@ -67,7 +68,7 @@ fn cr_bit(st: &State, shift: u8) -> bool {
 pub(super) fn run(cpu: &mut Cpu, code: &CodeCache, here: &mut Here, mode: u32) -> Result<Pause, Stop> {
     loop {
         let pc = cpu.st.pc;
-        if cpu.shared.attention(cpu.id) & cpu.heeded != 0
+        if cpu.attention.load(Relaxed) & cpu.heeded != 0
             || cpu.instructions >= cpu.check_at
             || cpu.storage.ram().code().epoch() != cpu.epoch
         {
@@ -131,15 +132,8 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
         }
         macro_rules! go {
             ($target:expr) => {{
-                cpu.spr[sprn::CFAR] = at!();
+                cpu.cfar = at!();
                 cpu.st.pc = $target;
-                cpu.instructions += i as u64 + 1;
-                return Ok(());
-            }};
-        }
-        macro_rules! fall {
-            () => {{
-                cpu.st.pc = at!().wrapping_add(4);
                 cpu.instructions += i as u64 + 1;
                 return Ok(());
             }};
@@ -515,33 +509,28 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
                 if cr_bit(&cpu.st, shift) {
                     go!(at!().wrapping_add(i64::from(offset) as u64))
                 }
-                fall!()
             }
             Uop::BranchUnless { shift, offset } => {
                 if !cr_bit(&cpu.st, shift) {
                     go!(at!().wrapping_add(i64::from(offset) as u64))
                 }
-                fall!()
             }
             Uop::Bdnz { offset } => {
                 cpu.st.ctr = cpu.st.ctr.wrapping_sub(1);
                 if cpu.st.ctr != 0 {
                     go!(at!().wrapping_add(i64::from(offset) as u64))
                 }
-                fall!()
             }
             Uop::Blr => go!(cpu.st.lr & !3),
             Uop::BlrIf { shift } => {
                 if cr_bit(&cpu.st, shift) {
                     go!(cpu.st.lr & !3)
                 }
-                fall!()
             }
             Uop::BlrUnless { shift } => {
                 if !cr_bit(&cpu.st, shift) {
                     go!(cpu.st.lr & !3)
                 }
-                fall!()
             }
             Uop::Bctr => go!(cpu.st.ctr & !3),
             Uop::Bctrl => {

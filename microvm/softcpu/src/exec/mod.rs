@@ -22,6 +22,7 @@ mod tlb;
 mod uop;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use paperboat_hypervisor::HypercallArgs;
 
@@ -91,6 +92,10 @@ pub struct Cpu {
     pub id: u32,
     /// Where execution goes on after the current instruction.
     pub npc: u64,
+    /// CFAR: the address of the last taken branch.
+    pub cfar: u64,
+    /// What others want of this vCPU; see [`attention`].
+    pub(crate) attention: Arc<AtomicU32>,
     /// Instructions completed, as of the start of the current block.
     pub instructions: u64,
     /// Index of the current instruction in its block.
@@ -129,6 +134,8 @@ impl Cpu {
             shared: Arc::clone(shared),
             id,
             npc: 0,
+            cfar: 0,
+            attention: shared.attention_word(id),
             instructions: 0,
             index: 0,
             dec_deadline: 0,

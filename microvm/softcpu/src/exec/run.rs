@@ -14,13 +14,16 @@ use super::block::{CodeCache, MAX_BLOCK};
 use super::hcall::{self, Outcome};
 use super::hot::{self, Here, Pause};
 use super::tlb::{PAGE_SHIFT, PAGE_SIZE};
-use super::uop::{MODE_64, MODE_LE, Uop, translate};
+use super::uop::{MODE_64, MODE_LE, Uop, may_fall_through, translate};
 use super::{Cpu, Interrupt, Stop, execute, hypercall_args, msr, program, sprn};
 
 /// Instructions between two looks at the host's clock.
 const CHECK_INTERVAL: u64 = 4096;
 /// Longest sleep in one go; a bound on what a lost wake-up could cost.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+
+/// Conditional branches behind which a block goes on. More would decode more code than runs.
+const MAX_SIDE_EXITS: usize = 3;
 
 /// What the machine owes before the vCPU goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,6 +282,7 @@ impl Engine {
         }
         let mut uops = [Uop::Nop; MAX_BLOCK];
         let mut count = 0;
+        let mut side_exits = 0;
         let mut ra = translation.ra & !3;
         while count < MAX_BLOCK && ra >> PAGE_SHIFT == page {
             let insn = self.word_at(ra);
@@ -286,7 +290,9 @@ impl Engine {
             uops[count] = uop;
             count += 1;
             ra += 4;
-            if ends {
+            if may_fall_through(uop) && side_exits < MAX_SIDE_EXITS {
+                side_exits += 1;
+            } else if ends {
                 break;
             }
         }

@@ -42,6 +42,8 @@ pub enum Kind {
     TimebaseUpper,
     /// Decrementer.
     Dec,
+    /// Where the last taken branch was: in [`Cpu`].
+    Cfar,
     /// DSCR from problem state, behind FSCR\[DSCR\].
     DscrUser,
     /// AMR from problem state, under UAMOR.
@@ -117,7 +119,7 @@ spr_table! {
     DEC = 22, Sup, Sup, W, Kind::Dec;
     SRR0 = 26, Sup, Sup, D, Plain;
     SRR1 = 27, Sup, Sup, D, Plain;
-    CFAR = 28, Sup, Sup, D, Plain;
+    CFAR = 28, Sup, Sup, D, Kind::Cfar;
     AMR = 29, Sup, Sup, D, Kind::Amr;
     PIDR = 48, Sup, Sup, W, Plain;
     IAMR = 61, Sup, Sup, D, Kind::Iamr;
@@ -297,6 +299,7 @@ pub(super) fn read(cpu: &mut Cpu, number: u16) -> Result<Option<u64>, Stop> {
         Kind::Timebase => cpu.timebase(),
         Kind::TimebaseUpper => cpu.timebase() >> 32,
         Kind::Dec => u64::from(cpu.dec()),
+        Kind::Cfar => cpu.cfar,
         Kind::Tar => {
             facility_enabled(cpu, facility::TAR)?;
             cpu.st.tar
@@ -338,6 +341,7 @@ pub(super) fn write(cpu: &mut Cpu, number: u16, value: u64) -> Result<(), Stop> 
         Kind::Ctr => cpu.st.ctr = value,
         Kind::Vrsave => cpu.st.vrsave = value as u32,
         Kind::Dec => cpu.set_dec(value as u32),
+        Kind::Cfar => cpu.cfar = value,
         Kind::Tar => {
             facility_enabled(cpu, facility::TAR)?;
             cpu.st.tar = value;

@@ -562,6 +562,11 @@ pub const MODE_64: u32 = 1;
 /// Decoding mode: little-endian.
 pub const MODE_LE: u32 = 2;
 
+/// True for a conditional branch behind which the block goes on: it is left only where the branch is taken.
+pub fn may_fall_through(uop: Uop) -> bool {
+    matches!(uop, Uop::BranchIf { .. } | Uop::BranchUnless { .. } | Uop::Bdnz { .. } | Uop::BlrIf { .. } | Uop::BlrUnless { .. })
+}
+
 /// True for an instruction after which execution may go on elsewhere or differently: it ends its block.
 fn ends_block(op: Op) -> bool {
     match op {
