@@ -22,12 +22,12 @@ pub const RUNTIME: &str = "io.containerd.paperboat.v1";
 const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// No command of a test takes longer; a hanging one becomes a failure with a name.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The log line that tells of an event, and the file system's way to wait for it.
+/// What a running pod does shows in the log and in its directory within this time.
 const LOG_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a finished command left.
@@ -167,10 +167,19 @@ impl Host {
         }
     }
 
-    /// Process id of the machine of pod `id`, as the runtime noted it.
-    pub fn machine_pid(&self, id: &str) -> Option<i32> {
-        let note = std::fs::read_to_string(self.state_dir().join(&self.namespace).join(id).join("machine.pid")).ok()?;
-        note.split_whitespace().next()?.parse().ok()
+    /// Waits until pod `id` has a machine; returns its process id, as the runtime noted it.
+    pub fn wait_for_machine(&self, id: &str) -> Result<i32, Error> {
+        let note = self.state_dir().join(&self.namespace).join(id).join("machine.pid");
+        let deadline = Instant::now() + LOG_TIMEOUT;
+        while Instant::now() < deadline {
+            let text = std::fs::read_to_string(&note).unwrap_or_default();
+            if let Some(Ok(pid)) = text.split_whitespace().next().map(str::parse) {
+                return Ok(pid);
+            }
+            // Boot is to be caught early.
+            thread::sleep(POLL / 10);
+        }
+        Err(Error::Command { command: format!("waiting for the machine of pod {id}"), output: self.log() })
     }
 
     /// What is on the machine now that could have been left by pods.

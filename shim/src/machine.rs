@@ -209,12 +209,19 @@ impl Machine {
                     log::info!("machine started pid={pid} backend={}", answer.backend);
                     return Ok(machine);
                 }
-                Err(error) => MachineError::Start(plain(&error)),
+                Err(error) => error,
             },
-            end = machine.ended() => MachineError::Ended(end),
+            end = machine.ended() => return Err(MachineError::Ended(end)),
         };
+        // A connection that broke is explained by the end of the process; a refusal explains itself.
+        if !matches!(refused, ttrpc::Error::RpcStatus(_))
+            && let Ok(end) = tokio::time::timeout(END_GRACE, machine.ended()).await
+        {
+            return Err(MachineError::Ended(end));
+        }
+        machine.expect_end();
         machine.kill().await;
-        Err(refused)
+        Err(MachineError::Start(plain(&refused)))
     }
 
     /// Host process id of the machine.
