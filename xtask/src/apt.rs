@@ -52,7 +52,8 @@ pub struct AptRoot<'a> {
 impl<'a> AptRoot<'a> {
     /// Opens the root for `suite`, fetching its lists if they are not there.
     pub fn open(ctx: &'a Ctx, suite: Suite) -> Result<Self> {
-        let name = format!("apt-{}-{}", suite.release, suite.arch);
+        let archives = if suite.security { "-with-security" } else { "" };
+        let name = format!("apt-{}-{}{archives}", suite.release, suite.arch);
         let dir = ctx.cache.root().join("apt").join(&name);
         let log = Log::create(ctx.cache.logs().join(format!("{name}.log")))?;
         let root = Self { ctx, suite, dir, log };
