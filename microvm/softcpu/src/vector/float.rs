@@ -1,14 +1,13 @@
 //! Floating-point instructions (ISA 3.0B I 4).
 
 use super::fpscr::{self, ALL_EXCEPTIONS, FEX, FX, VX};
-use super::scalar::{compare_to_cr, conclude, conclude_integer, double, test_divide, test_square_root, to_integral};
-use super::softfloat::arithmetic::{add, divide, multiply, multiply_add, reciprocal, reciprocal_root, square_root};
+use super::operation::{self, MADD, MSUB, NMADD, NMSUB, multiply_add, to_integer};
+use super::scalar::{compare_doubles_to_cr, conclude, conclude_integer, double, test_divide, test_square_root, to_integral};
 use super::softfloat::convert::{
-    Integer, SIGNED_DOUBLEWORD, SIGNED_WORD, UNSIGNED_DOUBLEWORD, UNSIGNED_WORD, double_to_single, from_signed, from_unsigned,
-    single_to_double, to_integer,
+    SIGNED_DOUBLEWORD, SIGNED_WORD, UNSIGNED_DOUBLEWORD, UNSIGNED_WORD, double_to_single, single_to_double,
 };
 use super::softfloat::round::Rounding;
-use super::softfloat::{DOUBLE, Format, Number, SINGLE};
+use super::softfloat::{DOUBLE, SINGLE};
 use super::storage;
 use crate::exec::DataMemory;
 use crate::mmu::Fault;
@@ -32,6 +31,7 @@ pub(super) fn execute(op: FloatOp, insn: Insn, state: &mut State, memory: &mut d
     use FloatOp::*;
     // Only the operands that the instruction has are looked at.
     let (a, b, c) = (state.fpr(insn.ra()), state.fpr(insn.rb()), state.fpr(insn.rc()));
+    let environment = fpscr::environment(state);
     let result = match op {
         Lfs | Lfsu | Lfsx | Lfsux | Lfd | Lfdu | Lfdx | Lfdux | Lfiwax | Lfiwzx | Lfdp | Lfdpx => {
             return load(op, insn, state, memory);
@@ -48,46 +48,42 @@ pub(super) fn execute(op: FloatOp, insn: Insn, state: &mut State, memory: &mut d
         Fmrgew => Some(a & 0xffff_ffff_0000_0000 | b >> 32),
         Fmrgow => Some(a << 32 | b & 0xffff_ffff),
 
-        Fadd => sum(state, double(a), double(b), DOUBLE),
-        Fadds => sum(state, double(a), double(b), SINGLE),
-        Fsub => sum(state, double(a), double(b).negated(), DOUBLE),
-        Fsubs => sum(state, double(a), double(b).negated(), SINGLE),
-        Fmul => conclude(state, multiply(double(a), double(c)), DOUBLE),
-        Fmuls => conclude(state, multiply(double(a), double(c)), SINGLE),
-        Fdiv => conclude(state, divide(double(a), double(b), DOUBLE), DOUBLE),
-        Fdivs => conclude(state, divide(double(a), double(b), DOUBLE), SINGLE),
-        Fsqrt => conclude(state, square_root(double(b), DOUBLE), DOUBLE),
-        Fsqrts => conclude(state, square_root(double(b), DOUBLE), SINGLE),
-        Fre => conclude(state, reciprocal(double(b)), DOUBLE),
-        Fres => conclude(state, reciprocal(double(b)), SINGLE),
-        Frsqrte => conclude(state, reciprocal_root(double(b)), DOUBLE),
-        Frsqrtes => conclude(state, reciprocal_root(double(b)), SINGLE),
-        Fmadd => fused(state, [a, c, b], [false, false], DOUBLE),
-        Fmadds => fused(state, [a, c, b], [false, false], SINGLE),
-        Fmsub => fused(state, [a, c, b], [true, false], DOUBLE),
-        Fmsubs => fused(state, [a, c, b], [true, false], SINGLE),
-        Fnmadd => fused(state, [a, c, b], [false, true], DOUBLE),
-        Fnmadds => fused(state, [a, c, b], [false, true], SINGLE),
-        Fnmsub => fused(state, [a, c, b], [true, true], DOUBLE),
-        Fnmsubs => fused(state, [a, c, b], [true, true], SINGLE),
+        Fadd => operation::add(a, b, DOUBLE, environment).conclude(state),
+        Fadds => operation::add(a, b, SINGLE, environment).conclude(state),
+        Fsub => operation::subtract(a, b, DOUBLE, environment).conclude(state),
+        Fsubs => operation::subtract(a, b, SINGLE, environment).conclude(state),
+        Fmul => operation::multiply(a, c, DOUBLE, environment).conclude(state),
+        Fmuls => operation::multiply(a, c, SINGLE, environment).conclude(state),
+        Fdiv => operation::divide(a, b, DOUBLE, environment).conclude(state),
+        Fdivs => operation::divide(a, b, SINGLE, environment).conclude(state),
+        Fsqrt => operation::square_root(b, DOUBLE, environment).conclude(state),
+        Fsqrts => operation::square_root(b, SINGLE, environment).conclude(state),
+        Fre => operation::reciprocal(b, DOUBLE, environment).conclude(state),
+        Fres => operation::reciprocal(b, SINGLE, environment).conclude(state),
+        Frsqrte => operation::reciprocal_root(b, DOUBLE, environment).conclude(state),
+        Frsqrtes => operation::reciprocal_root(b, SINGLE, environment).conclude(state),
+        Fmadd => multiply_add([a, c, b], MADD, DOUBLE, environment).conclude(state),
+        Fmadds => multiply_add([a, c, b], MADD, SINGLE, environment).conclude(state),
+        Fmsub => multiply_add([a, c, b], MSUB, DOUBLE, environment).conclude(state),
+        Fmsubs => multiply_add([a, c, b], MSUB, SINGLE, environment).conclude(state),
+        Fnmadd => multiply_add([a, c, b], NMADD, DOUBLE, environment).conclude(state),
+        Fnmadds => multiply_add([a, c, b], NMADD, SINGLE, environment).conclude(state),
+        Fnmsub => multiply_add([a, c, b], NMSUB, DOUBLE, environment).conclude(state),
+        Fnmsubs => multiply_add([a, c, b], NMSUB, SINGLE, environment).conclude(state),
 
-        Frsp => {
-            let number = double(b);
-            let flags = if number.is_signaling() { fpscr::VXSNAN } else { 0 };
-            conclude(state, (number.quieted(), flags), SINGLE)
-        }
-        Fctid => convert(state, b, SIGNED_DOUBLEWORD, None),
-        Fctidz => convert(state, b, SIGNED_DOUBLEWORD, Some(Rounding::TowardZero)),
-        Fctidu => convert(state, b, UNSIGNED_DOUBLEWORD, None),
-        Fctiduz => convert(state, b, UNSIGNED_DOUBLEWORD, Some(Rounding::TowardZero)),
-        Fctiw => convert(state, b, SIGNED_WORD, None),
-        Fctiwz => convert(state, b, SIGNED_WORD, Some(Rounding::TowardZero)),
-        Fctiwu => convert(state, b, UNSIGNED_WORD, None),
-        Fctiwuz => convert(state, b, UNSIGNED_WORD, Some(Rounding::TowardZero)),
-        Fcfid => conclude(state, (from_signed(b as i64), 0), DOUBLE),
-        Fcfidu => conclude(state, (from_unsigned(b), 0), DOUBLE),
-        Fcfids => conclude(state, (from_signed(b as i64), 0), SINGLE),
-        Fcfidus => conclude(state, (from_unsigned(b), 0), SINGLE),
+        Frsp => operation::to_single(b, environment).conclude(state),
+        Fctid => conclude_integer(state, to_integer(b, SIGNED_DOUBLEWORD, environment.rounding)),
+        Fctidz => conclude_integer(state, to_integer(b, SIGNED_DOUBLEWORD, Rounding::TowardZero)),
+        Fctidu => conclude_integer(state, to_integer(b, UNSIGNED_DOUBLEWORD, environment.rounding)),
+        Fctiduz => conclude_integer(state, to_integer(b, UNSIGNED_DOUBLEWORD, Rounding::TowardZero)),
+        Fctiw => conclude_integer(state, to_integer(b, SIGNED_WORD, environment.rounding)),
+        Fctiwz => conclude_integer(state, to_integer(b, SIGNED_WORD, Rounding::TowardZero)),
+        Fctiwu => conclude_integer(state, to_integer(b, UNSIGNED_WORD, environment.rounding)),
+        Fctiwuz => conclude_integer(state, to_integer(b, UNSIGNED_WORD, Rounding::TowardZero)),
+        Fcfid => operation::from_signed(b, DOUBLE, environment).conclude(state),
+        Fcfidu => operation::from_unsigned(b, DOUBLE, environment).conclude(state),
+        Fcfids => operation::from_signed(b, SINGLE, environment).conclude(state),
+        Fcfidus => operation::from_unsigned(b, SINGLE, environment).conclude(state),
         Frin => conclude(state, to_integral(double(b), Rounding::NearestAway), DOUBLE),
         Friz => conclude(state, to_integral(double(b), Rounding::TowardZero), DOUBLE),
         Frip => conclude(state, to_integral(double(b), Rounding::Up), DOUBLE),
@@ -102,7 +98,7 @@ pub(super) fn execute(op: FloatOp, insn: Insn, state: &mut State, memory: &mut d
             return Ok(());
         }
         Fcmpu | Fcmpo => {
-            compare_to_cr(state, insn.bf(), double(a), double(b), op == Fcmpo);
+            compare_doubles_to_cr(state, insn.bf(), a, b, op == Fcmpo);
             return Ok(());
         }
         // -0 counts as zero, a NaN as less.
@@ -131,25 +127,6 @@ pub(super) fn execute(op: FloatOp, insn: Insn, state: &mut State, memory: &mut d
         state.set_cr_field(1, (state.fpscr >> 28) as u32);
     }
     Ok(())
-}
-
-fn sum(state: &mut State, a: Number, b: Number, format: Format) -> Option<u64> {
-    let exact = add(a, b, fpscr::rounding(state));
-    conclude(state, exact, format)
-}
-
-/// a × c ± b, the result negated if asked; NaNs keep their sign.
-fn fused(state: &mut State, [a, c, b]: [u64; 3], [subtract, negate]: [bool; 2], format: Format) -> Option<u64> {
-    let b = double(b);
-    let b = if subtract { b.negated() } else { b };
-    let exact = multiply_add(double(a), double(c), b, fpscr::rounding(state));
-    super::scalar::conclude_negated(state, exact, format, negate)
-}
-
-/// Conversion to an integer, rounded by RN or as the instruction says.
-fn convert(state: &mut State, b: u64, integer: Integer, rounding: Option<Rounding>) -> Option<u64> {
-    let rounding = rounding.unwrap_or_else(|| fpscr::rounding(state));
-    conclude_integer(state, to_integer(double(b), integer, rounding))
 }
 
 fn load(op: FloatOp, insn: Insn, state: &mut State, memory: &mut dyn DataMemory) -> Result<(), Fault> {

@@ -13,40 +13,60 @@ pub(super) trait Lane: Copy {
     fn split(register: u128) -> Self::Lanes;
     /// The register with these elements.
     fn join(lanes: Self::Lanes) -> u128;
+    /// The elements in the host's order, for what does not look at their numbers.
+    fn unordered(register: u128) -> Self::Lanes;
+    /// The register with these elements in the host's order.
+    fn from_unordered(lanes: Self::Lanes) -> u128;
 }
 
 macro_rules! lane {
-    ($type:ty, $count:literal) => {
+    ($type:ty, $size:literal) => {
         impl Lane for $type {
-            type Lanes = [$type; $count];
+            type Lanes = [$type; 16 / $size];
             const ZEROS: Self = 0;
             const ONES: Self = !0;
 
             #[inline]
             fn split(register: u128) -> Self::Lanes {
-                std::array::from_fn(|i| (register >> ((128 / $count) * ($count - 1 - i))) as $type)
+                let bytes = register.to_be_bytes();
+                std::array::from_fn(|i| <$type>::from_be_bytes(std::array::from_fn(|k| bytes[$size * i + k])))
             }
 
             #[inline]
-            #[allow(trivial_numeric_casts, clippy::unnecessary_cast, reason = "one text for signed and unsigned elements")]
             fn join(lanes: Self::Lanes) -> u128 {
-                // Through the unsigned type of the same size, so that no sign is extended.
-                lanes.iter().fold(0, |register, &lane| {
-                    (register << ((128 / $count) % 128)) | (lane as u128 & (u128::MAX >> (128 - 128 / $count)))
-                })
+                let mut bytes = [0; 16];
+                for (to, lane) in bytes.chunks_exact_mut($size).zip(lanes) {
+                    to.copy_from_slice(&lane.to_be_bytes());
+                }
+                u128::from_be_bytes(bytes)
+            }
+
+            #[inline]
+            fn unordered(register: u128) -> Self::Lanes {
+                let bytes = register.to_ne_bytes();
+                std::array::from_fn(|i| <$type>::from_ne_bytes(std::array::from_fn(|k| bytes[$size * i + k])))
+            }
+
+            #[inline]
+            fn from_unordered(lanes: Self::Lanes) -> u128 {
+                let mut bytes = [0; 16];
+                for (to, lane) in bytes.chunks_exact_mut($size).zip(lanes) {
+                    to.copy_from_slice(&lane.to_ne_bytes());
+                }
+                u128::from_ne_bytes(bytes)
             }
         }
     };
 }
 
-lane!(u8, 16);
-lane!(i8, 16);
-lane!(u16, 8);
-lane!(i16, 8);
+lane!(u8, 1);
+lane!(i8, 1);
+lane!(u16, 2);
+lane!(i16, 2);
 lane!(u32, 4);
 lane!(i32, 4);
-lane!(u64, 2);
-lane!(i64, 2);
+lane!(u64, 8);
+lane!(i64, 8);
 
 /// Builds a register from a function of the element's number.
 #[inline]
@@ -61,31 +81,31 @@ pub(super) fn build<T: Lane>(mut f: impl FnMut(usize) -> T) -> u128 {
 /// Applies `f` to every element.
 #[inline]
 pub(super) fn map<T: Lane>(a: u128, mut f: impl FnMut(T) -> T) -> u128 {
-    let mut lanes = T::split(a);
+    let mut lanes = T::unordered(a);
     for lane in lanes.as_mut() {
         *lane = f(*lane);
     }
-    T::join(lanes)
+    T::from_unordered(lanes)
 }
 
 /// Applies `f` to every pair of elements.
 #[inline]
 pub(super) fn zip<T: Lane>(a: u128, b: u128, mut f: impl FnMut(T, T) -> T) -> u128 {
-    let (mut lanes, b) = (T::split(a), T::split(b));
+    let (mut lanes, b) = (T::unordered(a), T::unordered(b));
     for (lane, &b) in lanes.as_mut().iter_mut().zip(b.as_ref()) {
         *lane = f(*lane, b);
     }
-    T::join(lanes)
+    T::from_unordered(lanes)
 }
 
 /// Applies `f` to every three elements.
 #[inline]
 pub(super) fn zip3<T: Lane>(a: u128, b: u128, c: u128, mut f: impl FnMut(T, T, T) -> T) -> u128 {
-    let (mut lanes, b, c) = (T::split(a), T::split(b), T::split(c));
+    let (mut lanes, b, c) = (T::unordered(a), T::unordered(b), T::unordered(c));
     for ((lane, &b), &c) in lanes.as_mut().iter_mut().zip(b.as_ref()).zip(c.as_ref()) {
         *lane = f(*lane, b, c);
     }
-    T::join(lanes)
+    T::from_unordered(lanes)
 }
 
 /// All ones in the elements for which `f` holds, zeros in the others.

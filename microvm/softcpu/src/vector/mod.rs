@@ -12,6 +12,7 @@
 mod float;
 mod fpscr;
 mod lanes;
+mod operation;
 mod scalar;
 mod softfloat;
 mod storage;

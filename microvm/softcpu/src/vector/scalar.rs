@@ -3,9 +3,10 @@
 use std::cmp::Ordering;
 
 use super::fpscr::{self, FPCC, VE, VXSNAN, VXVC};
+use super::operation::Outcome;
 use super::softfloat::arithmetic::compare;
-use super::softfloat::round::{Rounding, round, round_to_integer};
-use super::softfloat::{DOUBLE, Format, Kind, Number, class_flags, pack, unpack};
+use super::softfloat::round::{Rounding, round_to_integer};
+use super::softfloat::{DOUBLE, Format, Kind, Number, unpack};
 use crate::state::State;
 
 /// A double-precision datum.
@@ -16,18 +17,9 @@ pub(super) fn double(bits: u64) -> Number {
 
 /// Rounds an exact result to `format`, records exceptions and class in the FPSCR, and returns the result in double format, or
 /// `None` if an enabled exception suppresses it.
-#[inline]
 pub(super) fn conclude(state: &mut State, exact: (Number, u32), format: Format) -> Option<u64> {
-    conclude_negated(state, exact, format, false)
-}
-
-/// The same, with the rounded result negated if asked; NaNs keep their sign, and as much of their payload as `format` holds (for
-/// single precision, operands beyond it are undefined: ISA 3.0B I 4.3.5.1).
-#[inline]
-pub(super) fn conclude_negated(state: &mut State, (exact, flags): (Number, u32), format: Format, negate: bool) -> Option<u64> {
-    let (number, more) = round(exact.truncated_payload(format), format, fpscr::environment(state));
-    let number = if negate { number.negated() } else { number };
-    fpscr::scalar(state, flags | more, class_flags(number, format)).then(|| pack(number, DOUBLE) as u64)
+    let environment = fpscr::environment(state);
+    Outcome::exact(exact, format, environment).conclude(state)
 }
 
 /// The same for a result that is an integer: FPRF is undefined and stays.
@@ -68,6 +60,20 @@ pub(super) fn compare_to_cr(state: &mut State, field: usize, a: Number, b: Numbe
         };
         fpscr::raise(state, flags);
     }
+}
+
+/// The same for doubles in their register format.
+#[inline]
+pub(super) fn compare_doubles_to_cr(state: &mut State, field: usize, a: u64, b: u64, ordered: bool) {
+    // The host's comparison is that of IEEE 754.
+    let condition = match f64::from_bits(a).partial_cmp(&f64::from_bits(b)) {
+        Some(Ordering::Less) => 8,
+        Some(Ordering::Greater) => 4,
+        Some(Ordering::Equal) => 2,
+        None => return compare_to_cr(state, field, double(a), double(b), ordered),
+    };
+    state.fpscr = state.fpscr & !u64::from(FPCC) | u64::from(condition) << 12;
+    state.set_cr_field(field, condition);
 }
 
 /// A number's exponent as the test instructions see it: the field without bias, whatever it stands for.

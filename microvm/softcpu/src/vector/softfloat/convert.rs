@@ -21,6 +21,16 @@ pub(in crate::vector) const SIGNED_DOUBLEWORD: Integer = Integer { bits: 64, sig
 pub(in crate::vector) const UNSIGNED_DOUBLEWORD: Integer = Integer { bits: 64, signed: false };
 
 impl Integer {
+    /// The largest magnitude of its numbers with this sign.
+    pub const fn limit(self, negative: bool) -> u128 {
+        if negative { self.smallest() } else { self.largest() }
+    }
+
+    /// All its bits.
+    pub const fn mask(self) -> u64 {
+        u64::MAX >> (64 - self.bits)
+    }
+
     const fn largest(self) -> u128 {
         (1 << (self.bits - self.signed as u32)) - 1
     }
@@ -34,7 +44,7 @@ impl Integer {
 /// Converts to an integer (its low `bits` bits, as `u64`) with saturation: out of range is VXCVI, and so is a NaN, which becomes the smallest
 /// one (ISA 3.0B I 4.6.7.1).
 pub(in crate::vector) fn to_integer(number: Number, integer: Integer, rounding: Rounding) -> (u64, u32) {
-    let mask = u64::MAX >> (64 - integer.bits);
+    let mask = integer.mask();
     let saturated = |negative: bool| {
         if negative { (integer.smallest() as u64).wrapping_neg() & mask } else { integer.largest() as u64 }
     };
@@ -49,8 +59,7 @@ pub(in crate::vector) fn to_integer(number: Number, integer: Integer, rounding: 
         return (saturated(number.negative), VXCVI);
     }
     let magnitude = if rounded.kind == Kind::Zero { 0 } else { rounded.significand >> (127 - rounded.exponent) };
-    let limit = if number.negative { integer.smallest() } else { integer.largest() };
-    if magnitude > limit {
+    if magnitude > integer.limit(number.negative) {
         return (saturated(number.negative), VXCVI);
     }
     let value = if number.negative { (magnitude as u64).wrapping_neg() } else { magnitude as u64 };

@@ -6,6 +6,7 @@
 
 pub(super) mod arithmetic;
 pub(super) mod convert;
+pub(super) mod fast;
 pub(super) mod round;
 mod wide;
 

@@ -2,6 +2,8 @@
 
 use crate::state::State;
 use crate::vector::fpscr;
+use crate::vector::operation::Outcome;
+use crate::vector::softfloat::convert::{double_to_single, single_to_double};
 use crate::vector::softfloat::round::round;
 use crate::vector::softfloat::{DOUBLE, Format, HALF, Number, SINGLE, pack, unpack};
 
@@ -59,13 +61,29 @@ impl Gathered {
 }
 
 /// Applies `f` to every element's number and rounds the exact results to the same format.
-pub(super) fn each(state: &mut State, format: Format, negate: bool, f: impl Fn(usize) -> (Number, u32)) -> Option<u128> {
+pub(super) fn each(state: &mut State, format: Format, f: impl Fn(usize) -> (Number, u32)) -> Option<u128> {
     let environment = fpscr::environment(state);
     Gathered::new(count(format), |i| {
         let (exact, flags) = f(i);
         let (number, more) = round(exact, format, environment);
-        let number = if negate { number.negated() } else { number };
         (pack(number, format) as u64, flags | more)
+    })
+    .conclude(state)
+}
+
+/// Element `index` in double format, which holds any single exactly; a signaling NaN stays one.
+#[inline]
+pub(super) fn as_double(register: u128, format: Format, index: usize) -> u64 {
+    let bits = raw(register, format, index);
+    if format == DOUBLE { bits } else { single_to_double(bits as u32) }
+}
+
+/// Gathers the outcome of an operation on each element.
+#[inline]
+pub(super) fn each_outcome(state: &mut State, format: Format, f: impl Fn(usize) -> Outcome) -> Option<u128> {
+    Gathered::new(count(format), |i| {
+        let outcome = f(i);
+        (if format == DOUBLE { outcome.bits } else { double_to_single(outcome.bits).into() }, outcome.flags)
     })
     .conclude(state)
 }

@@ -1,13 +1,13 @@
 //! Vector arithmetic, comparison and conversion (ISA 3.0B I 7.6.4 to 7.6.7).
 
-use super::element::{Gathered, count, each, in_class, low_half, number, raw};
+use super::element::{Gathered, as_double, count, each, each_outcome, in_class, low_half, number, raw};
 use super::scalar::{extreme, signaling, significand, unordered_flags};
 use crate::state::State;
 use crate::table::{Insn, VsxOp};
 use crate::vector::fpscr;
 use crate::vector::lanes::{build, map, zip};
-use crate::vector::scalar::{condition, test_divide, test_square_root, to_integral};
-use crate::vector::softfloat::arithmetic::{add, divide, multiply, multiply_add, reciprocal, reciprocal_root, square_root};
+use crate::vector::operation::{self, MADD, MSUB, NMADD, NMSUB, multiply_add};
+use crate::vector::scalar::{test_divide, test_square_root, to_integral};
 use crate::vector::softfloat::convert::{
     Integer, SIGNED_DOUBLEWORD, SIGNED_WORD, UNSIGNED_DOUBLEWORD, UNSIGNED_WORD, from_signed, from_unsigned, to_integer,
 };
@@ -62,12 +62,12 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> 
         Xvcvspuxds => convert_to_integers(state, b, SINGLE, UNSIGNED_DOUBLEWORD),
         Xvcvspsxws => convert_to_integers(state, b, SINGLE, SIGNED_WORD),
         Xvcvspuxws => convert_to_integers(state, b, SINGLE, UNSIGNED_WORD),
-        Xvcvsxddp => each(state, DOUBLE, false, |i| (from_signed(raw(b, DOUBLE, i) as i64), 0)),
-        Xvcvuxddp => each(state, DOUBLE, false, |i| (from_unsigned(raw(b, DOUBLE, i)), 0)),
-        Xvcvsxwdp => each(state, DOUBLE, false, |i| (from_signed(i64::from(raw(b, SINGLE, 2 * i) as i32)), 0)),
-        Xvcvuxwdp => each(state, DOUBLE, false, |i| (from_unsigned(raw(b, SINGLE, 2 * i)), 0)),
-        Xvcvsxwsp => each(state, SINGLE, false, |i| (from_signed(i64::from(raw(b, SINGLE, i) as i32)), 0)),
-        Xvcvuxwsp => each(state, SINGLE, false, |i| (from_unsigned(raw(b, SINGLE, i)), 0)),
+        Xvcvsxddp => each(state, DOUBLE, |i| (from_signed(raw(b, DOUBLE, i) as i64), 0)),
+        Xvcvuxddp => each(state, DOUBLE, |i| (from_unsigned(raw(b, DOUBLE, i)), 0)),
+        Xvcvsxwdp => each(state, DOUBLE, |i| (from_signed(i64::from(raw(b, SINGLE, 2 * i) as i32)), 0)),
+        Xvcvuxwdp => each(state, DOUBLE, |i| (from_unsigned(raw(b, SINGLE, 2 * i)), 0)),
+        Xvcvsxwsp => each(state, SINGLE, |i| (from_signed(i64::from(raw(b, SINGLE, i) as i32)), 0)),
+        Xvcvuxwsp => each(state, SINGLE, |i| (from_unsigned(raw(b, SINGLE, i)), 0)),
         Xvcvsxdsp => round_to_words(state, |i| (from_signed(raw(b, DOUBLE, i) as i64), 0)),
         Xvcvuxdsp => round_to_words(state, |i| (from_unsigned(raw(b, DOUBLE, i)), 0)),
         Xvrdpic => round_by_mode(state, b, DOUBLE),
@@ -97,34 +97,35 @@ fn arithmetic(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> {
     let (xa, xb, xt) = (state.vsr[insn.xa()], state.vsr[insn.xb()], state.vsr[insn.xt()]);
     let a = |i| number(xa, format, i);
     let b = |i| number(xb, format, i);
-    let t = |i| number(xt, format, i);
-    let rounding = fpscr::rounding(state);
+    let environment = fpscr::environment(state);
+    // The same in double format.
+    let p = |i| as_double(xa, format, i);
+    let q = |i| as_double(xb, format, i);
+    let r = |i| as_double(xt, format, i);
     match op {
-        Xvadddp | Xvaddsp => each(state, format, false, |i| add(a(i), b(i), rounding)),
-        Xvsubdp | Xvsubsp => each(state, format, false, |i| add(a(i), b(i).negated(), rounding)),
-        Xvmuldp | Xvmulsp => each(state, format, false, |i| multiply(a(i), b(i))),
-        Xvdivdp | Xvdivsp => each(state, format, false, |i| divide(a(i), b(i), format)),
-        Xvsqrtdp | Xvsqrtsp => each(state, format, false, |i| square_root(b(i), format)),
-        Xvredp | Xvresp => each(state, format, false, |i| reciprocal(b(i))),
-        Xvrsqrtedp | Xvrsqrtesp => each(state, format, false, |i| reciprocal_root(b(i))),
+        Xvadddp | Xvaddsp => each_outcome(state, format, |i| operation::add(p(i), q(i), format, environment)),
+        Xvsubdp | Xvsubsp => each_outcome(state, format, |i| operation::subtract(p(i), q(i), format, environment)),
+        Xvmuldp | Xvmulsp => each_outcome(state, format, |i| operation::multiply(p(i), q(i), format, environment)),
+        Xvdivdp | Xvdivsp => each_outcome(state, format, |i| operation::divide(p(i), q(i), format, environment)),
+        Xvsqrtdp | Xvsqrtsp => each_outcome(state, format, |i| operation::square_root(q(i), format, environment)),
+        Xvredp | Xvresp => each_outcome(state, format, |i| operation::reciprocal(q(i), format, environment)),
+        Xvrsqrtedp | Xvrsqrtesp => each_outcome(state, format, |i| operation::reciprocal_root(q(i), format, environment)),
         Xvmaxdp | Xvmaxsp | Xvmindp | Xvminsp => {
             let least = matches!(op, Xvmindp | Xvminsp);
-            // Nothing is rounded: a denormal number is no underflow.
-            Gathered::new(count(format), |i| (pack(extreme(a(i), b(i), least), format) as u64, signaling(a(i)) | signaling(b(i))))
-                .conclude(state)
+            each(state, format, |i| (extreme(a(i), b(i), least), signaling(a(i)) | signaling(b(i))))
         }
-        Xvmaddadp | Xvmaddasp => each(state, format, false, |i| multiply_add(a(i), b(i), t(i), rounding)),
-        Xvmaddmdp | Xvmaddmsp => each(state, format, false, |i| multiply_add(a(i), t(i), b(i), rounding)),
-        Xvmsubadp | Xvmsubasp => each(state, format, false, |i| multiply_add(a(i), b(i), t(i).negated(), rounding)),
-        Xvmsubmdp | Xvmsubmsp => each(state, format, false, |i| multiply_add(a(i), t(i), b(i).negated(), rounding)),
-        Xvnmaddadp | Xvnmaddasp => each(state, format, true, |i| multiply_add(a(i), b(i), t(i), rounding)),
-        Xvnmaddmdp | Xvnmaddmsp => each(state, format, true, |i| multiply_add(a(i), t(i), b(i), rounding)),
-        Xvnmsubadp | Xvnmsubasp => each(state, format, true, |i| multiply_add(a(i), b(i), t(i).negated(), rounding)),
-        Xvnmsubmdp | Xvnmsubmsp => each(state, format, true, |i| multiply_add(a(i), t(i), b(i).negated(), rounding)),
-        Xvrdpi | Xvrspi => each(state, format, false, |i| to_integral(b(i), Rounding::NearestAway)),
-        Xvrdpim | Xvrspim => each(state, format, false, |i| to_integral(b(i), Rounding::Down)),
-        Xvrdpip | Xvrspip => each(state, format, false, |i| to_integral(b(i), Rounding::Up)),
-        Xvrdpiz | Xvrspiz => each(state, format, false, |i| to_integral(b(i), Rounding::TowardZero)),
+        Xvmaddadp | Xvmaddasp => each_outcome(state, format, |i| multiply_add([p(i), q(i), r(i)], MADD, format, environment)),
+        Xvmaddmdp | Xvmaddmsp => each_outcome(state, format, |i| multiply_add([p(i), r(i), q(i)], MADD, format, environment)),
+        Xvmsubadp | Xvmsubasp => each_outcome(state, format, |i| multiply_add([p(i), q(i), r(i)], MSUB, format, environment)),
+        Xvmsubmdp | Xvmsubmsp => each_outcome(state, format, |i| multiply_add([p(i), r(i), q(i)], MSUB, format, environment)),
+        Xvnmaddadp | Xvnmaddasp => each_outcome(state, format, |i| multiply_add([p(i), q(i), r(i)], NMADD, format, environment)),
+        Xvnmaddmdp | Xvnmaddmsp => each_outcome(state, format, |i| multiply_add([p(i), r(i), q(i)], NMADD, format, environment)),
+        Xvnmsubadp | Xvnmsubasp => each_outcome(state, format, |i| multiply_add([p(i), q(i), r(i)], NMSUB, format, environment)),
+        Xvnmsubmdp | Xvnmsubmsp => each_outcome(state, format, |i| multiply_add([p(i), r(i), q(i)], NMSUB, format, environment)),
+        Xvrdpi | Xvrspi => each(state, format, |i| to_integral(b(i), Rounding::NearestAway)),
+        Xvrdpim | Xvrspim => each(state, format, |i| to_integral(b(i), Rounding::Down)),
+        Xvrdpip | Xvrspip => each(state, format, |i| to_integral(b(i), Rounding::Up)),
+        Xvrdpiz | Xvrspiz => each(state, format, |i| to_integral(b(i), Rounding::TowardZero)),
         // The caller passes vector arithmetic only, and these are all.
         _ => None,
     }
@@ -139,18 +140,23 @@ fn class_mask(insn: Insn) -> u32 {
 fn compare_each(op: VsxOp, insn: Insn, state: &mut State, format: Format) -> Option<u128> {
     use VsxOp::*;
     let (xa, xb) = (state.vsr[insn.xa()], state.vsr[insn.xb()]);
-    let (accepted, ordered) = match op {
-        Xvcmpeqdp | Xvcmpeqsp => (2, false),
-        Xvcmpgtdp | Xvcmpgtsp => (4, true),
-        _ => (6, true),
-    };
+    let ordered = !matches!(op, Xvcmpeqdp | Xvcmpeqsp);
     let ones = u64::MAX >> (64 - 128 / count(format) as u32);
     let (mut all, mut none) = (true, true);
     let gathered = Gathered::new(count(format), |i| {
-        let (a, b) = (number(xa, format, i), number(xb, format, i));
-        let holds = condition(a, b) & accepted != 0;
+        let (p, q) = (f64::from_bits(as_double(xa, format, i)), f64::from_bits(as_double(xb, format, i)));
+        let holds = match op {
+            Xvcmpeqdp | Xvcmpeqsp => p == q,
+            Xvcmpgtdp | Xvcmpgtsp => p > q,
+            _ => p >= q,
+        };
         (all, none) = (all && holds, none && !holds);
-        (if holds { ones } else { 0 }, unordered_flags(state, a, b, ordered))
+        let flags = if p.is_nan() || q.is_nan() {
+            unordered_flags(state, number(xa, format, i), number(xb, format, i), ordered)
+        } else {
+            0
+        };
+        (if holds { ones } else { 0 }, flags)
     });
     if insn.bits(21, 21) != 0 {
         state.set_cr_field(6, u32::from(all) << 3 | u32::from(none) << 1);
@@ -231,7 +237,7 @@ fn round_by_mode(state: &mut State, b: u128, format: Format) -> Option<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::fpscr::{FX, OE, OX, UE, VX, VXSNAN, VXVC, XX, ZX};
+    use crate::vector::fpscr::{FX, OE, OX, VX, VXSNAN, VXVC, XX, ZX};
     use crate::vector::lanes::Lane;
 
     /// XT 1, XA 2, XB 3, record bit on.
@@ -249,13 +255,6 @@ mod tests {
 
     fn doubles(values: [f64; 2]) -> u128 {
         u64::join(values.map(f64::to_bits))
-    }
-
-    #[test]
-    fn a_denormal_maximum_is_no_underflow() {
-        let tiny = singles([f32::from_bits(9), 0.0, f32::from_bits(0x7f_ffff), -0.0]);
-        let (result, state) = run(VsxOp::Xvmaxsp, tiny, 0, UE);
-        assert_eq!((result, state.fpscr as u32), (Some(tiny & !SIGNS_SP), UE));
     }
 
     #[test]
