@@ -57,7 +57,7 @@ pub enum Ending {
     NotRun,
 }
 
-/// The state after an instruction; only `scratch` means something unless it completed.
+/// The state after an instruction; after a signal only `vsr` and `fpscr` mean something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// How it ended.

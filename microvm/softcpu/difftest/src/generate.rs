@@ -101,7 +101,7 @@ pub fn case(rng: &mut Rng, op: Op, index: usize) -> Case {
         }
     }
     let mut before = snapshot(rng, row);
-    restrict_rounding(rng, row, word, &mut before);
+    restrict_modes(rng, row, word, &mut before);
     if accesses_storage(row) {
         aim(rng, row, word, &mut before, index);
     }
@@ -139,7 +139,7 @@ fn random_word(rng: &mut Rng, row: &Row) -> u32 {
             _ => match field.kind {
                 Kind::GprPair | Kind::FprPair => rng.below(16) as u32 * 2,
                 Kind::Signed | Kind::Displacement { .. } if rng.one_in(2) => rng.pick(&[0, 1, u32::MAX, 0x7fff, 0x8000, 8]),
-                _ => rng.next() as u32,
+                _ => rng.bits() as u32,
             },
         };
         word = field.set(word, value);
@@ -217,9 +217,9 @@ fn snapshot(rng: &mut Rng, row: &Row) -> Snapshot {
         let flavour = if rng.one_in(4) { rng.pick(flavours) } else { flavour };
         *register = rng.vector(flavour);
     }
-    state.cr = rng.next() as u32;
+    state.cr = rng.bits() as u32;
     // SO, OV, CA, OV32, CA32 and the byte count.
-    state.xer = rng.next() & 0xe00c_0000 | rng.below(17);
+    state.xer = rng.bits() & 0xe00c_0000 | rng.below(17);
     state.fpscr = fpscr(rng);
     state.vscr = (rng.below(2) | if rng.one_in(8) { 0x1_0000 } else { 0 }) as u32;
     for (index, chunk) in state.scratch.chunks_exact_mut(16).enumerate() {
@@ -229,24 +229,28 @@ fn snapshot(rng: &mut Rng, row: &Row) -> Snapshot {
     state
 }
 
-/// No exception enabled, so that loading the state cannot trap; summary bits as the others demand.
+/// Exceptions are either enabled or have happened, so that loading the state cannot trap; summary bits as the others demand.
 fn fpscr(rng: &mut Rng) -> u64 {
     const VX_CAUSES: u64 = 0x01f8_0700;
     const VX: u64 = 0x2000_0000;
+    /// VE, OE, UE, ZE, XE.
+    const ENABLES: u64 = 0xf8;
     let rounding = rng.below(4);
-    if rng.one_in(2) {
-        return rounding;
+    match rng.below(8) {
+        0..=3 => return rounding,
+        4 | 5 => return rounding | rng.bits() & ENABLES | rng.bits() & 0x1_f000,
+        _ => {}
     }
-    let mut value = rng.next() & rng.next() & 0x9fff_f700 | rounding;
+    let mut value = rng.bits() & rng.bits() & 0x9fff_f700 | rounding;
     if value & VX_CAUSES != 0 {
         value |= VX;
     }
     value
 }
 
-/// Keeps to the rounding modes that QEMU 7.2 gets right: it negates before rounding where I 4.6.6.2 negates the rounded result,
+/// Keeps to what QEMU 7.2 gets right: it negates before rounding where I 4.6.6.2 negates the rounded result,
 /// and takes the wrong one of two directions when `xsrqpi` and `xsrqpxp` round as FPSCR says.
-fn restrict_rounding(rng: &mut Rng, row: &Row, word: u32, state: &mut Snapshot) {
+fn restrict_modes(rng: &mut Rng, row: &Row, word: u32, state: &mut Snapshot) {
     const RN: u64 = 3;
     let name = row.mnemonic;
     let by_fpscr = field_named(row, "RMC").is_some_and(|field| field.get(word) == 3)
@@ -318,7 +322,7 @@ fn aim(rng: &mut Rng, row: &Row, word: u32, state: &mut Snapshot, index: usize) 
         state.gpr[index] = target.wrapping_sub(start);
     } else {
         if let Some(length) = register("RB") {
-            state.gpr[length] = rng.below(20) << 56 | rng.next() >> 8;
+            state.gpr[length] = rng.below(20) << 56 | rng.bits() >> 8;
         }
         if base != 0 {
             state.gpr[base] = target;

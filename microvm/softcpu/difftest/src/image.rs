@@ -153,11 +153,7 @@ fn emit_common(p: &mut Program) {
     p.std(0, 1, CR);
     p.mfspr(0, XER);
     p.std(0, 1, XER_OFFSET);
-    for register in 0..64 {
-        p.stxv(register, 1, VSR + 16 * i64::from(register));
-    }
-    p.x(63, 0, 0, 0, 583); // mffs f0
-    p.stfd(0, 1, FPSCR);
+    emit_store_vectors(p);
     p.word(4 << 26 | 1540); // mfvscr v0
     p.stxv(32, 1, VSCR);
     p.addi(0, 0, 0);
@@ -193,6 +189,15 @@ fn emit_common(p: &mut Program) {
     p.blr();
 }
 
+/// Stores the vector-scalar registers and FPSCR.
+fn emit_store_vectors(p: &mut Program) {
+    for register in 0..64 {
+        p.stxv(register, 1, VSR + 16 * i64::from(register));
+    }
+    p.x(63, 0, 0, 0, 583); // mffs f0
+    p.stfd(0, 1, FPSCR);
+}
+
 fn emit_linux(p: &mut Program, records: u64, bytes: u64) {
     const SYS_EXIT_GROUP: i64 = 234;
     const SYS_WRITE: i64 = 4;
@@ -205,6 +210,7 @@ fn emit_linux(p: &mut Program, records: u64, bytes: u64) {
     p.constant(4, CURRENT);
     p.ld(1, 4, 0);
     p.std(3, 1, STATUS);
+    emit_store_vectors(p);
     p.b(Label::Next);
 
     p.label(Label::Exit);
@@ -249,6 +255,7 @@ fn emit_bare(p: &mut Program, records: u64) {
     p.constant(5, MSR & 0x7fff_ffff & !MSR_FE);
     p.x(31, 6, 6, 5, 444); // or r6,r6,r5
     p.x(31, 6, 0, 0, 178); // mtmsrd r6
+    emit_store_vectors(p);
     p.lfd(0, 4, CURRENT_ZERO);
     p.word(63 << 26 | 1 << 25 | 711 << 1); // mtfsf with L = 1
     p.constant(5, MSR_FE);

@@ -8,12 +8,12 @@ impl Rng {
     /// A generator for a seed; each seed gives another sequence.
     pub fn new(seed: u64) -> Self {
         let mut rng = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        rng.next();
+        rng.bits();
         rng
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -22,12 +22,12 @@ impl Rng {
 
     /// 128 random bits.
     pub fn wide(&mut self) -> u128 {
-        u128::from(self.next()) << 64 | u128::from(self.next())
+        u128::from(self.bits()) << 64 | u128::from(self.bits())
     }
 
     /// A number below `n`.
     pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 11) % n
+        (self.bits() >> 11) % n
     }
 
     /// True once in `n`.
@@ -85,11 +85,11 @@ impl Rng {
         ];
         match self.below(8) {
             0 | 1 => self.pick(&EDGES),
-            2 => self.next() >> self.below(64),
-            3 => (self.next() as i64 >> self.below(64)) as u64,
+            2 => self.bits() >> self.below(64),
+            3 => (self.bits() as i64 >> self.below(64)) as u64,
             4 => 1 << self.below(64),
             5 => self.below(128).wrapping_sub(64),
-            _ => self.next(),
+            _ => self.bits(),
         }
     }
 
@@ -121,7 +121,7 @@ impl Rng {
                 let near = u128::from(self.below(2 * u64::from(fraction) + 8));
                 number((bias + near).saturating_sub(u128::from(fraction) + 4).min(top - 1), sparse)
             }
-            _ => number(u128::from(self.next()) & top, random),
+            _ => number(u128::from(self.bits()) & top, random),
         }
     }
 
