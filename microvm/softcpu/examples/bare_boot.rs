@@ -1,6 +1,7 @@
 //! Boots a kernel on the bare CPU: no devices, a terminal and power-off only. For CPU work without the machine.
 //!
 //! `bare_boot VMLINUX DTB INITRD` with the tree naming the RTAS blob at 0x1f000000 and the initrd at 0x08000000.
+//! `MEMORY_MIB`, `BUDGET` (instructions) and `HOST_CLOCK` change the run;
 //! `PAPERBOAT_TRACE=insn,exc,hcall` writes a trace to standard error.
 
 use std::io::Write;
@@ -10,14 +11,15 @@ use paperboat_hypervisor::{ClockMode, EntryState, Exit, GuestRam, HypercallReply
 use paperboat_softcpu::{SoftVm, TraceConfig};
 use vm_memory::{Bytes, GuestAddress};
 
-const MEMORY_BYTES: u64 = 512 << 20;
+const DEFAULT_MEMORY_MIB: u64 = 512;
 const TREE: u64 = 0x1e00_0000;
 const RTAS: u64 = 0x1f00_0000;
 const INITRD: u64 = 0x0800_0000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().collect();
-    let ram = GuestRam::new(MEMORY_BYTES)?;
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let ram = GuestRam::new(number("MEMORY_MIB").unwrap_or(DEFAULT_MEMORY_MIB) << 20)?;
     let elf = std::fs::read(&args[1])?;
     let word = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().unwrap_or_default());
     // The first program header: offset, physical address, file size.
@@ -33,8 +35,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         memory.write_slice(&insn.to_be_bytes(), GuestAddress(RTAS + 4 * i as u64))?;
     }
     let clock = if std::env::var_os("HOST_CLOCK").is_some() { ClockMode::Host } else { ClockMode::Deterministic };
-    let budget = std::env::var("BUDGET").ok().and_then(|b| b.parse().ok());
-    let vm = SoftVm::new(VmConfig { ram: ram.clone(), vcpu_count: 1, hpt_order: 22, clock, budget_instructions: budget })?;
+    let budget = number("BUDGET");
+    let vm = SoftVm::new(VmConfig {
+        ram: ram.clone(),
+        vcpu_count: 1,
+        hpt_order: number("HPT_ORDER").map_or(22, |order| order as u32),
+        clock,
+        budget_instructions: budget,
+    })?;
     if let Ok(list) = std::env::var("PAPERBOAT_TRACE")
         && let Some(config) = TraceConfig::parse(&list, Arc::new(Mutex::new(std::io::stderr())))
     {
