@@ -1,9 +1,10 @@
 //! The one place that knows which backends there are.
 
-use std::sync::Arc;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
 
 use paperboat_hypervisor::{BackendError, Vm, VmConfig};
-use paperboat_softcpu::SoftVm;
+use paperboat_softcpu::{SoftVm, TraceConfig};
 
 /// Which backend the user wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,15 +53,29 @@ pub struct ChosenVm {
     pub name: &'static str,
 }
 
+/// What the processor itself prints while it executes (software CPU only).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuTrace {
+    /// Every instruction.
+    pub instructions: bool,
+    /// Every exception with its address.
+    pub exceptions: bool,
+}
+
 /// Makes the partition that `config` describes.
 ///
 /// # Errors
 /// [`ChoiceError`].
-pub fn create_vm(choice: BackendChoice, config: VmConfig) -> Result<ChosenVm, ChoiceError> {
+pub fn create_vm(choice: BackendChoice, config: VmConfig, trace: CpuTrace) -> Result<ChosenVm, ChoiceError> {
     match choice {
         BackendChoice::Kvm => Err(ChoiceError::NoKvm),
         BackendChoice::Auto | BackendChoice::Soft => {
             let vm = SoftVm::new(config).map_err(ChoiceError::Soft)?;
+            if trace != CpuTrace::default() {
+                let writer: Arc<Mutex<dyn Write + Send>> = Arc::new(Mutex::new(std::io::stderr()));
+                let CpuTrace { instructions, exceptions: interrupts } = trace;
+                vm.set_trace(TraceConfig { instructions, interrupts, hypercalls: false, problem_state: None, writer });
+            }
             Ok(ChosenVm { vm: Arc::new(vm), name: "soft" })
         }
     }

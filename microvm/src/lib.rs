@@ -7,6 +7,9 @@
 pub mod backend;
 pub mod boot;
 pub mod console;
+pub mod control;
+pub mod devices;
+pub mod jail;
 pub mod machine;
 pub mod papr;
 pub mod pci;

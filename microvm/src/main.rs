@@ -1,2 +1,49 @@
-//! `paperboat-vmm`: one process, one micro-VM.
-fn main() {}
+//! `paperboat-vmm`: one process, one micro-VM. `run` is for people at a terminal, `serve` for the shim.
+#![deny(unsafe_code)]
+
+#[path = "cli/inherited.rs"]
+mod inherited;
+#[path = "cli/logger.rs"]
+mod logger;
+#[path = "cli/run.rs"]
+mod run;
+#[path = "cli/serve.rs"]
+mod serve;
+#[path = "cli/terminal.rs"]
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "paperboat-vmm", version, about = "A micro-VM for POWER: a PAPR partition on KVM or on a software POWER CPU")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one machine with its console here.
+    Run(run::RunArguments),
+    /// Serve the control API to a program that started this one.
+    Serve(serve::ServeArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    logger::install();
+    let outcome = match arguments.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Serve(arguments) => serve::serve(&arguments),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            // One line with every cause: what people and the shim's log show.
+            eprintln!("paperboat-vmm: {error:#}");
+            ExitCode::from(run::EXIT_USAGE)
+        }
+    }
+}

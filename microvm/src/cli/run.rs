@@ -1,0 +1,308 @@
+//! `paperboat-vmm run`: a machine with its console here.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
+use paperboat_hypervisor::ClockMode;
+use paperboat_microvm::backend::{BackendChoice, CpuTrace, create_vm};
+use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
+use paperboat_microvm::console::Console;
+use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
+use paperboat_microvm::jail;
+use paperboat_microvm::machine::{EndReason, Machine, MachineConfig};
+use paperboat_microvm::papr::trace::{Trace, TraceKinds};
+
+use crate::terminal::{RawMode, forward_input};
+
+/// The command line or a file is wrong.
+pub const EXIT_USAGE: u8 = 1;
+/// The guest asked for a reboot.
+const EXIT_REBOOT: u8 = 3;
+/// The guest's kernel panicked.
+const EXIT_PANIC: u8 = 4;
+/// The machine or its CPU failed.
+const EXIT_FAILED: u8 = 5;
+/// The instruction budget is used up.
+const EXIT_BUDGET: u8 = 6;
+/// Stopped by the escape key or a signal.
+const EXIT_STOPPED: u8 = 7;
+
+/// Console lines shown after a panic or failure when the console is not on the terminal.
+const TAIL_LINES: usize = 20;
+
+const AFTER_HELP: &str = "\
+Exit status: 0 the guest powered off; 1 wrong usage; 3 the guest rebooted; 4 the guest's kernel panicked;
+5 the machine failed; 6 the instruction budget is used up; 7 stopped by Ctrl-A x or a signal.
+
+Keys with --console stdio: Ctrl-A x ends the machine, Ctrl-A Ctrl-A types Ctrl-A.
+
+Example:
+  paperboat-vmm run --kernel vmlinux --initrd initramfs.cpio --cmdline 'console=hvc0 quiet' --memory 512M";
+
+/// Run one machine with its console here.
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct RunArguments {
+    /// ELF64 image for PowerPC of either byte order: a raw vmlinux or a bare-metal program.
+    #[arg(long, value_name = "FILE")]
+    kernel: String,
+    /// Initramfs.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<String>,
+    /// Kernel command line.
+    #[arg(long, default_value = "console=hvc0", value_name = "TEXT")]
+    cmdline: String,
+    /// Number of CPUs, 1 to 64.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    cpus: u32,
+    /// Threads of one core: 1, 2, 4 or 8.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    threads: u32,
+    /// Memory, with K, M or G; a multiple of 16M.
+    #[arg(long, default_value = "512M", value_name = "SIZE")]
+    memory: Size,
+    /// Where the guest's console goes: stdio, null, or file=PATH.
+    #[arg(long, default_value = "stdio", value_name = "WHERE")]
+    console: ConsoleChoice,
+    /// What executes the guest: auto, kvm or soft.
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    backend: BackendChoice,
+    /// Time follows executed instructions: the same run every time (one CPU).
+    #[arg(long)]
+    deterministic: bool,
+    /// Directory shared with the guest over virtio-fs.
+    #[arg(long, value_name = "DIR")]
+    share: Option<String>,
+    /// Unix socket at which the host side of vsock listens.
+    #[arg(long, value_name = "PATH")]
+    vsock: Option<String>,
+    /// The guest's vsock context id.
+    #[arg(long, default_value_t = DEFAULT_CID, value_name = "N")]
+    cid: u64,
+    /// No devices but the terminal, unless asked for by --share or --vsock.
+    #[arg(long)]
+    bare: bool,
+    /// Where a position-independent bare-metal program is loaded.
+    #[arg(long, value_name = "ADDRESS")]
+    load_address: Option<Address>,
+    /// Write the device tree in its binary form and go on.
+    #[arg(long, value_name = "FILE")]
+    dump_dtb: Option<String>,
+    /// Write the device tree as readable source and go on.
+    #[arg(long, value_name = "FILE")]
+    dump_dts: Option<String>,
+    /// Stop after this many guest instructions of a CPU.
+    #[arg(long, value_name = "N")]
+    budget: Option<u64>,
+    /// Print to standard error, comma-separated: hcall, rtas, mmio, exc (exceptions), insn (every instruction).
+    #[arg(long, default_value = "", value_name = "KINDS")]
+    trace: TraceChoice,
+    /// Print instructions, CPU time, exits and device counters at the end.
+    #[arg(long)]
+    stats: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Size(u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
+            Some((at, _)) => text.split_at(at),
+            None => (text, ""),
+        };
+        let shift = match unit {
+            "" => 0,
+            "K" | "k" => 10,
+            "M" | "m" => 20,
+            "G" | "g" => 30,
+            _ => return Err(format!("unknown unit {unit:?}: K, M or G")),
+        };
+        let number: u64 = digits.parse().map_err(|_| "not a number".to_owned())?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(|| "too large".to_owned())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Address(u64);
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16),
+            None => text.parse(),
+        };
+        parsed.map(Self).map_err(|_| "not an address".to_owned())
+    }
+}
+
+#[derive(Clone)]
+enum ConsoleChoice {
+    Stdio,
+    Null,
+    File(String),
+}
+
+impl FromStr for ConsoleChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stdio" => Ok(Self::Stdio),
+            "null" => Ok(Self::Null),
+            _ => match text.strip_prefix("file=") {
+                Some(path) if !path.is_empty() => Ok(Self::File(path.to_owned())),
+                _ => Err("must be stdio, null or file=PATH".to_owned()),
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct TraceChoice {
+    machine: TraceKinds,
+    cpu: CpuTrace,
+}
+
+impl FromStr for TraceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut choice = Self::default();
+        for word in text.split(',').filter(|word| !word.is_empty()) {
+            match word {
+                "hcall" => choice.machine.hypercalls = true,
+                "rtas" => choice.machine.rtas = true,
+                "mmio" => choice.machine.mmio = true,
+                "exc" => choice.cpu.exceptions = true,
+                "insn" => choice.cpu.instructions = true,
+                _ => return Err(format!("unknown kind {word:?}: hcall, rtas, mmio, exc, insn")),
+            }
+        }
+        Ok(choice)
+    }
+}
+
+pub fn run(arguments: RunArguments) -> Result<ExitCode> {
+    // Before any thread: a signal goes to the one that waits for it.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    signals.thread_block().context("blocking signals")?;
+    let machine = build(&arguments)?;
+    dump(&arguments, &machine)?;
+    jail::enter_jail()?;
+    let stdio = matches!(arguments.console, ConsoleChoice::Stdio);
+    let raw = if stdio { RawMode::enter().context("setting up the terminal")? } else { None };
+    machine.start()?;
+    watch_signals(signals, machine.clone())?;
+    let done = Arc::new(AtomicBool::new(false));
+    let input = stdio.then(|| {
+        let (machine, done) = (machine.clone(), Arc::clone(&done));
+        std::thread::Builder::new().name("input".into()).spawn(move || forward_input(&machine, &done))
+    });
+    let input = input.transpose().context("starting the input thread")?;
+    let reason = machine.wait();
+    done.store(true, Ordering::Relaxed);
+    if let Some(input) = input {
+        // A panic there was reported already.
+        let _ = input.join();
+    }
+    drop(raw);
+    let code = report(&machine, &reason, stdio);
+    if arguments.stats {
+        eprint!("{}", machine.stats());
+    }
+    Ok(ExitCode::from(code))
+}
+
+fn build(arguments: &RunArguments) -> Result<Machine> {
+    let share = arguments.share.as_deref().map(DeviceConfig::open_share).transpose()?;
+    let vsock = arguments.vsock.as_ref().map(|path| VsockConfig { cid: arguments.cid, socket_path: path.into() });
+    let devices = DeviceConfig { share, vsock, helpers: !arguments.bare };
+    let kinds = arguments.trace.machine;
+    let traces = kinds != TraceKinds::default();
+    let initrd = arguments.initrd.as_deref().map(|path| BootFile::open("initramfs", path)).transpose()?;
+    let config = MachineConfig {
+        source: BootSource {
+            kernel: BootFile::open("kernel", &arguments.kernel)?,
+            initrd,
+            cmdline: arguments.cmdline.clone(),
+            load_address: arguments.load_address.map(|address| address.0),
+        },
+        topology: Topology::new(arguments.cpus, arguments.threads)?,
+        memory_bytes: arguments.memory.0,
+        clock: if arguments.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
+        budget_instructions: arguments.budget,
+        console: console(&arguments.console)?,
+        trace: if traces { Trace::new(kinds, Box::new(std::io::stderr())) } else { Trace::default() },
+    };
+    let (backend, cpu_trace) = (arguments.backend, arguments.trace.cpu);
+    let make_vm = Box::new(move |config| create_vm(backend, config, cpu_trace));
+    Ok(Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?)
+}
+
+fn console(choice: &ConsoleChoice) -> Result<Console> {
+    match choice {
+        ConsoleChoice::Null => Ok(Console::in_memory()),
+        ConsoleChoice::File(path) => {
+            let file = File::create(path).with_context(|| format!("console file {path}"))?;
+            Ok(Console::to_file(file))
+        }
+        ConsoleChoice::Stdio => {
+            let output = std::io::stdout().as_fd().try_clone_to_owned().context("duplicating standard output")?;
+            Console::to_stream(File::from(output)).context("starting the console thread")
+        }
+    }
+}
+
+fn dump(arguments: &RunArguments, machine: &Machine) -> Result<()> {
+    if let Some(path) = &arguments.dump_dtb {
+        std::fs::write(path, machine.dtb()).with_context(|| format!("writing {path}"))?;
+    }
+    if let Some(path) = &arguments.dump_dts {
+        let source = dts_from_dtb(machine.dtb())?;
+        std::fs::write(path, source).with_context(|| format!("writing {path}"))?;
+    }
+    Ok(())
+}
+
+/// A thread that stops the machine on the first signal. It does not keep the process.
+fn watch_signals(signals: SigSet, machine: Machine) -> Result<()> {
+    let body = move || {
+        if signals.wait().is_ok() {
+            machine.stop();
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(body).context("starting the signal thread")?;
+    Ok(())
+}
+
+fn report(machine: &Machine, reason: &EndReason, console_shown: bool) -> u8 {
+    let (code, message) = match reason {
+        EndReason::PowerOff => (0, None),
+        EndReason::Reboot => (EXIT_REBOOT, Some("the guest rebooted".to_owned())),
+        EndReason::Panic(text) => (EXIT_PANIC, Some(format!("the guest's kernel panicked: {text}"))),
+        EndReason::Stopped => (EXIT_STOPPED, Some("stopped".to_owned())),
+        EndReason::Budget => (EXIT_BUDGET, Some("the instruction budget is used up".to_owned())),
+        EndReason::Failed(text) => (EXIT_FAILED, Some(format!("the machine failed: {text}"))),
+    };
+    let Some(message) = message else { return code };
+    if !console_shown && matches!(code, EXIT_PANIC | EXIT_FAILED) {
+        eprintln!("the last lines of the console:");
+        for line in machine.console().tail_lines(TAIL_LINES) {
+            eprintln!("  {line}");
+        }
+    }
+    eprintln!("paperboat-vmm: {message}");
+    code
+}

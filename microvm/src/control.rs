@@ -1,0 +1,317 @@
+//! The control service of `paperboat-vmm serve`: `machine.proto` over ttrpc.
+//!
+//! The service runs on a single-threaded runtime in a thread of its own; the machine's threads never wait for it. Calls that wait for vCPUs run
+//! on blocking threads, so that `Stop` gets through at any time.
+
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use paperboat_hypervisor::ClockMode;
+use paperboat_protocol::machine as api;
+use paperboat_protocol::machine_ttrpc::{self, create_machine};
+use protobuf::MessageField;
+use tokio::sync::watch;
+use ttrpc::asynchronous::TtrpcContext;
+
+use crate::backend::{BackendChoice, CpuTrace, create_vm};
+use crate::boot::{BootFile, BootSource, Topology};
+use crate::console::Console;
+use crate::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
+use crate::jail::{self, JailError};
+use crate::machine::{EndReason, Machine, MachineConfig, MachineError, Status};
+use crate::papr::trace::Trace;
+use crate::stats::MachineStats;
+
+/// Console lines in the answer of `Wait`.
+const TAIL_LINES: usize = 40;
+
+/// Why `Start` fails.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("a machine was started already")]
+    Again,
+    #[error("the machine was stopped")]
+    Stopped,
+    #[error("console file {path}")]
+    Console {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Jail(#[from] JailError),
+}
+
+/// Where the service stands.
+enum Slot {
+    /// No machine yet.
+    Empty,
+    /// `Start` is at work, or failed: there is no second try in a process whose devices may be half made.
+    Taken,
+    /// The machine.
+    Machine(Machine),
+}
+
+/// The service: one machine in its life.
+pub struct Control {
+    slot: Mutex<Slot>,
+    /// True when the process is to end.
+    quit: watch::Sender<bool>,
+}
+
+impl Control {
+    /// A service without a machine.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { slot: Mutex::new(Slot::Empty), quit: watch::Sender::new(false) })
+    }
+
+    /// Ends the machine and asks the process to end: the lifeline is gone, a signal came.
+    pub fn quit(&self) {
+        let machine = match &*self.lock() {
+            Slot::Machine(machine) => Some(machine.clone()),
+            Slot::Empty | Slot::Taken => None,
+        };
+        if let Some(machine) = machine {
+            machine.stop();
+            machine.wait();
+        }
+        self.quit.send_replace(true);
+    }
+
+    /// Becomes true when the process is to end.
+    pub fn quitting(&self) -> watch::Receiver<bool> {
+        self.quit.subscribe()
+    }
+
+    /// The service table for a ttrpc server.
+    pub fn service(self: &Arc<Self>) -> std::collections::HashMap<String, ttrpc::asynchronous::Service> {
+        create_machine(Arc::new(Service { control: Arc::clone(self) }))
+    }
+
+    fn start(&self, request: api::StartRequest) -> Result<Machine, StartError> {
+        {
+            let mut slot = self.lock();
+            if *self.quit.borrow() {
+                return Err(StartError::Stopped);
+            }
+            match *slot {
+                Slot::Empty => *slot = Slot::Taken,
+                Slot::Taken | Slot::Machine(_) => return Err(StartError::Again),
+            }
+        }
+        let machine = match build(request) {
+            Ok(machine) => machine,
+            Err(error) => {
+                // Nothing was made that outlives its error: the caller may try again with a better description.
+                *self.lock() = Slot::Empty;
+                return Err(error);
+            }
+        };
+        *self.lock() = Slot::Machine(machine.clone());
+        // The one place where rights are given up: everything is open, nothing of the guest has run.
+        if let Err(error) = jail::enter_jail() {
+            machine.fail(error.to_string());
+            return Err(error.into());
+        }
+        if *self.quit.borrow() {
+            machine.stop();
+            return Err(StartError::Stopped);
+        }
+        machine.start()?;
+        Ok(machine)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn build(request: api::StartRequest) -> Result<Machine, StartError> {
+    let backend: BackendChoice = request.backend.parse().map_err(MachineError::from)?;
+    let kernel = BootFile::open("kernel", &request.kernel_path).map_err(MachineError::from)?;
+    let initrd = match request.initrd_path.as_str() {
+        "" => None,
+        path => Some(BootFile::open("initramfs", path).map_err(MachineError::from)?),
+    };
+    let console = match request.console_path.as_str() {
+        "" => Console::in_memory(),
+        path => {
+            let file = File::options().create(true).append(true).open(path);
+            Console::to_file(file.map_err(|source| StartError::Console { path: path.to_owned(), source })?)
+        }
+    };
+    let share = match request.share_path.as_str() {
+        "" => None,
+        path => Some(DeviceConfig::open_share(path)?),
+    };
+    let vsock = match request.vsock_path.as_str() {
+        "" => None,
+        path => {
+            let cid = if request.guest_cid == 0 { DEFAULT_CID } else { request.guest_cid };
+            Some(VsockConfig { cid, socket_path: path.into() })
+        }
+    };
+    let devices = DeviceConfig { share, vsock, helpers: true };
+    let config = MachineConfig {
+        source: BootSource { kernel, initrd, cmdline: request.cmdline, load_address: None },
+        topology: Topology::new(request.vcpus, 1).map_err(MachineError::from)?,
+        memory_bytes: request.memory_bytes,
+        clock: if request.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
+        budget_instructions: None,
+        console,
+        trace: Trace::default(),
+    };
+    let make_vm = Box::new(move |config| create_vm(backend, config, CpuTrace::default()));
+    Ok(Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?)
+}
+
+struct Service {
+    control: Arc<Control>,
+}
+
+impl Service {
+    fn machine(&self) -> ttrpc::Result<Machine> {
+        match &*self.control.lock() {
+            Slot::Machine(machine) => Ok(machine.clone()),
+            Slot::Empty | Slot::Taken => Err(refused(ttrpc::Code::FAILED_PRECONDITION, "no machine was started")),
+        }
+    }
+}
+
+fn refused(code: ttrpc::Code, message: impl ToString) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code, message))
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Messages that show their cause already are not repeated.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn state_error(error: &MachineError) -> ttrpc::Error {
+    let code = match error {
+        MachineError::State { .. } => ttrpc::Code::FAILED_PRECONDITION,
+        _ => ttrpc::Code::INTERNAL,
+    };
+    refused(code, chain(error))
+}
+
+async fn blocking<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> ttrpc::Result<T> {
+    let joined = tokio::task::spawn_blocking(body).await;
+    joined.map_err(|error| refused(ttrpc::Code::INTERNAL, error.to_string()))
+}
+
+#[async_trait]
+impl machine_ttrpc::Machine for Service {
+    async fn start(&self, _: &TtrpcContext, request: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
+        let control = Arc::clone(&self.control);
+        let started = blocking(move || control.start(request)).await?;
+        let machine = started.map_err(|error| {
+            let code = match error {
+                StartError::Again | StartError::Stopped => ttrpc::Code::FAILED_PRECONDITION,
+                _ => ttrpc::Code::INVALID_ARGUMENT,
+            };
+            refused(code, chain(&error))
+        })?;
+        Ok(api::StartResponse { backend: machine.backend().to_owned(), ..Default::default() })
+    }
+
+    async fn state(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::StateResponse> {
+        let status = match self.machine() {
+            Ok(machine) => match machine.status() {
+                Status::New => api::state_response::Status::NEW,
+                Status::Running => api::state_response::Status::RUNNING,
+                Status::Paused => api::state_response::Status::PAUSED,
+                Status::Ended => api::state_response::Status::ENDED,
+            },
+            Err(_) => api::state_response::Status::NEW,
+        };
+        Ok(api::StateResponse { status: status.into(), ..Default::default() })
+    }
+
+    async fn wait(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::EndedResponse> {
+        let machine = self.machine()?;
+        blocking(move || {
+            let reason = machine.wait();
+            ended(&machine, reason)
+        })
+        .await
+    }
+
+    async fn pause(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::Empty> {
+        let machine = self.machine()?;
+        blocking(move || machine.pause()).await?.map_err(|error| state_error(&error))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::Empty> {
+        self.machine()?.resume().map_err(|error| state_error(&error))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn stop(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::Empty> {
+        let control = Arc::clone(&self.control);
+        blocking(move || control.quit()).await?;
+        Ok(api::Empty::default())
+    }
+
+    async fn stats(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::StatsResponse> {
+        Ok(stats(&self.machine()?.stats()))
+    }
+
+    async fn console(&self, _: &TtrpcContext, request: api::ConsoleRequest) -> ttrpc::Result<api::ConsoleResponse> {
+        let text = self.machine()?.console().tail(request.lines as usize);
+        Ok(api::ConsoleResponse { text, ..Default::default() })
+    }
+}
+
+fn ended(machine: &Machine, reason: EndReason) -> api::EndedResponse {
+    use api::ended_response::Reason;
+    let (reason, message) = match reason {
+        EndReason::PowerOff => (Reason::POWER_OFF, String::new()),
+        EndReason::Reboot => (Reason::REBOOT, String::new()),
+        EndReason::Panic(text) => (Reason::PANIC, text),
+        EndReason::Stopped => (Reason::STOPPED, String::new()),
+        EndReason::Budget => (Reason::FAILED, "the instruction budget is used up".to_owned()),
+        EndReason::Failed(text) => (Reason::FAILED, text),
+    };
+    api::EndedResponse {
+        reason: reason.into(),
+        message,
+        console_tail: machine.console().tail_lines(TAIL_LINES),
+        stats: MessageField::some(stats(&machine.stats())),
+        ..Default::default()
+    }
+}
+
+fn stats(stats: &MachineStats) -> api::StatsResponse {
+    let named = |map: &std::collections::BTreeMap<&'static str, u64>| map.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+    let vcpus = stats.vcpus.iter().map(|vcpu| api::stats_response::Vcpu {
+        id: vcpu.id,
+        instructions: vcpu.instructions.unwrap_or(0),
+        exits: named(&vcpu.exits),
+        hypercalls: named(&vcpu.hypercalls),
+        ..Default::default()
+    });
+    let devices = stats.devices.iter().map(|counter| (format!("{}.{}", counter.device, counter.counter), counter.value));
+    api::StatsResponse {
+        vcpus: vcpus.collect(),
+        memory_resident_bytes: stats.memory_resident_bytes,
+        devices: devices.collect(),
+        cpu_time_ns: u64::try_from(stats.cpu_time.as_nanos()).unwrap_or(u64::MAX),
+        ..Default::default()
+    }
+}
