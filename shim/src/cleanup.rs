@@ -116,6 +116,9 @@ pub fn remove_tree(root: &Path) -> Result<(), CleanupError> {
 /// Removes a whole pod: its machine if it still runs, mounts, directory, and parents that became empty.
 pub fn remove_pod(paths: &PodPaths) -> Result<(), CleanupError> {
     end_machine(paths)?;
+    if let Ok(made) = std::fs::read_to_string(paths.cgroups()) {
+        crate::cgroup::remove(&made.lines().map(PathBuf::from).collect::<Vec<_>>());
+    }
     remove_tree(paths.root())?;
     // The namespace's directory and the state directory go when they are empty.
     remove_empty_parents(paths.root(), 2);

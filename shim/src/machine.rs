@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use ttrpc::r#async::Client;
 use ttrpc::context;
 
+use crate::cgroup;
 use crate::cleanup;
 use crate::config::Config;
 use crate::paths::PodPaths;
@@ -148,9 +149,14 @@ struct Control {
 }
 
 impl Machine {
-    /// Starts the process in its network namespace, and the machine in it. `listen` is called between the two: what must be there
-    /// before the guest runs.
-    pub async fn start(config: &Config, paths: &PodPaths, namespace: NetworkNamespace) -> Result<Self, MachineError> {
+    /// Starts the process in its network namespace and in the cgroup beside `cgroups_path`, and the machine in it.
+    pub async fn start(
+        config: &Config,
+        paths: &PodPaths,
+        pod: &str,
+        namespace: NetworkNamespace,
+        cgroups_path: &str,
+    ) -> Result<Self, MachineError> {
         let program = config.vmm_path();
         for (what, path) in [("guest kernel", &config.kernel), ("guest initrd", &config.initrd), ("machine", &program)] {
             readable_file(path).map_err(|source| MachineError::File { what, path: path.clone(), source })?;
@@ -180,6 +186,8 @@ impl Machine {
         if let Err(error) = cleanup::note_machine(paths, pid) {
             log::warn!("machine.pid: {error}");
         }
+        // Before the first page of guest memory, which would stay charged to wherever the process was born.
+        join_cgroup(paths, pod, cgroups_path, pid);
 
         let client = Client::connect(&format!("unix://{}", paths.control_socket().display()))
             .await
@@ -303,6 +311,16 @@ fn command_line(config: &Config) -> String {
         line.push_str(&config.kernel_parameters);
     }
     line
+}
+
+/// Puts the machine where the pod's costs belong. A host whose cgroups cannot be written to still runs pods.
+fn join_cgroup(paths: &PodPaths, pod: &str, cgroups_path: &str, pid: u32) {
+    let (made, joined) = cgroup::join(cgroups_path, pod, pid, &paths.cgroups_of_siblings());
+    let list = made.iter().map(|directory| format!("{}\n", directory.display())).collect::<String>();
+    if let Err(error) = joined.and_then(|()| std::fs::write(paths.cgroups(), &list)) {
+        log::warn!("the machine is not in the pod's cgroup: {error}");
+        let _ = std::fs::write(paths.cgroups(), list);
+    }
 }
 
 /// Spawns from a thread that entered the namespace: a child is born into the namespaces of the thread that makes it. The thread ends

@@ -1,4 +1,4 @@
-//! Where a pod keeps its state on the host, as pure functions: `start`, the server and `delete` find the same places without
+//! Where a pod keeps its state on the host, as functions of names: `start`, the server and `delete` find the same places without
 //! talking to each other.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //!     files/                       containers/ID/{config.json,rootfs,mounts}, written by the host only
 //!     share/                       what the guest sees: files/ mounted read-only, root file systems and volumes on top
 //!     console.log machine.log shim.log
-//!     machine.pid                  for `delete`
+//!     machine.pid cgroups          for `delete`
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -108,6 +108,18 @@ impl PodPaths {
     /// The shim's own log.
     pub fn shim_log(&self) -> PathBuf {
         self.root.join("shim.log")
+    }
+
+    /// Directories made in the host's cgroup hierarchies, one a line.
+    pub fn cgroups(&self) -> PathBuf {
+        self.root.join("cgroups")
+    }
+
+    /// What other pods of this namespace list in [`Self::cgroups`].
+    pub fn cgroups_of_siblings(&self) -> Vec<PathBuf> {
+        let siblings = self.root.parent().and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten();
+        let lists = siblings.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("cgroups")).ok());
+        lists.flat_map(|list| list.lines().map(PathBuf::from).collect::<Vec<_>>()).collect()
     }
 
     /// Process id and start time of the machine.

@@ -187,7 +187,7 @@ impl Pod {
         let prepared = prepare_files(paths, spec, &options)?;
         let ready_socket = paths.ready_socket();
         let ready = UnixListener::bind(&ready_socket).map_err(|source| PodError::File { path: ready_socket, source })?;
-        let machine = Machine::start(config, paths, spec.network_namespace()).await?;
+        let machine = Machine::start(config, paths, id, spec.network_namespace(), spec.cgroups_path()).await?;
         let agent = match boot_agent(config, paths, &machine, ready, spec.hostname()).await {
             Ok(agent) => agent,
             Err(error) => {

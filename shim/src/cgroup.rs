@@ -1,0 +1,163 @@
+//! The pod's machine in the host's cgroups: a leaf beside the containers' own, so that what the pod costs is charged to the pod.
+//!
+//! The client's `cgroupsPath` names a cgroup for the container's processes, which live in the guest; its parent is what limits the pod
+//! (the kubelet's pod cgroup). The machine joins `PARENT/paperboat-POD`: on v1 in every mounted hierarchy, on v2 as a leaf, because only
+//! leaves may hold processes there (cgroup-v2.rst, "No Internal Process Constraint").
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Levels of directories made or removed for one leaf; real paths have five.
+const MAX_DEPTH: usize = 32;
+
+/// Where the kernel lists mounts.
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// A cgroup hierarchy's mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    mount_point: PathBuf,
+    /// cpuset on v1: a new cgroup takes no process before its CPUs and memory nodes are set.
+    cpuset_v1: bool,
+}
+
+/// Joins `pid` to the pod's leaf in every hierarchy. Returns the directories that were made, parents first, also when a later step
+/// failed: they are to be removed with the pod. Those of `ours`, which other pods made, count as made: the last pod takes them away.
+pub fn join(cgroups_path: &str, pod: &str, pid: u32, ours: &[PathBuf]) -> (Vec<PathBuf>, io::Result<()>) {
+    let mut made = Vec::new();
+    let Some(leaf) = leaf(cgroups_path, pod) else { return (made, Ok(())) };
+    let joined = fs::read_to_string(MOUNTS).and_then(|table| {
+        hierarchies(&table).iter().try_for_each(|hierarchy| {
+            let directory = make(hierarchy, &leaf, ours, &mut made)?;
+            fs::write(directory.join("cgroup.procs"), pid.to_string())
+        })
+    });
+    (made, joined)
+}
+
+/// Removes directories that [`join`] made, as far as nobody else uses them.
+pub fn remove(made: &[PathBuf]) {
+    for directory in made.iter().rev() {
+        // Another pod may have a leaf below the same parent by now; the last one takes it away.
+        let _ = fs::remove_dir(directory);
+    }
+}
+
+/// The pod's leaf, relative to a hierarchy's root; none where the client wants no cgroup.
+fn leaf(cgroups_path: &str, pod: &str) -> Option<PathBuf> {
+    let parent = match cgroups_path.split(':').collect::<Vec<_>>()[..] {
+        [""] => return None,
+        // systemd's form, slice:prefix:name.
+        [slice, _, _] => slice_path(slice),
+        _ => Path::new(cgroups_path).parent()?.to_owned(),
+    };
+    let relative: PathBuf = parent.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect();
+    (relative.components().count() < MAX_DEPTH).then(|| relative.join(format!("paperboat-{pod}")))
+}
+
+/// systemd.slice(5): `a-b.slice` is below `a.slice`; the root slice is `-.slice`.
+fn slice_path(slice: &str) -> PathBuf {
+    let name = slice.strip_suffix(".slice").unwrap_or(slice);
+    let mut path = PathBuf::new();
+    let mut prefix = String::new();
+    for part in name.split('-').filter(|part| !part.is_empty()) {
+        if !prefix.is_empty() {
+            prefix.push('-');
+        }
+        prefix.push_str(part);
+        path.push(format!("{prefix}.slice"));
+    }
+    path
+}
+
+/// The hierarchies a container engine uses: all of v1 where any is mounted, else v2.
+fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
+    let parse = |line: &str| {
+        // proc(5): mount point is the fifth field; after the separator come type, source and options of the file system.
+        let (fields, rest) = line.split_once(" - ")?;
+        let mut rest = rest.split(' ');
+        let (kind, options) = (rest.next()?.to_owned(), rest.nth(1)?.to_owned());
+        let mount_point = PathBuf::from(fields.split(' ').nth(4)?);
+        let cpuset_v1 = kind == "cgroup" && options.split(',').any(|option| option == "cpuset");
+        Some((kind, Hierarchy { mount_point, cpuset_v1 }))
+    };
+    let all: Vec<_> = mountinfo.lines().filter_map(parse).collect();
+    let of =
+        |wanted: &str| all.iter().filter(|(kind, _)| kind == wanted).map(|(_, hierarchy)| hierarchy.clone()).collect::<Vec<_>>();
+    let v1 = of("cgroup");
+    if v1.is_empty() { of("cgroup2") } else { v1 }
+}
+
+fn make(hierarchy: &Hierarchy, leaf: &Path, ours: &[PathBuf], made: &mut Vec<PathBuf>) -> io::Result<PathBuf> {
+    let mut directory = hierarchy.mount_point.clone();
+    for part in leaf.components() {
+        let parent = directory.clone();
+        directory.push(part);
+        match fs::create_dir(&directory) {
+            Ok(()) => made.push(directory.clone()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if ours.contains(&directory) {
+                    made.push(directory.clone());
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        if hierarchy.cpuset_v1 {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(directory.join(file), fs::read(parent.join(file))?)?;
+            }
+        }
+    }
+    Ok(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leaf_is_a_sibling_of_the_clients_cgroup() {
+        assert_eq!(leaf("/default/first", "first"), Some("default/paperboat-first".into()));
+        assert_eq!(leaf("/kubepods/besteffort/pod1/abc", "abc"), Some("kubepods/besteffort/pod1/paperboat-abc".into()));
+        assert_eq!(leaf("", "x"), None);
+        assert_eq!(leaf("/../../etc/x", "p"), Some("etc/paperboat-p".into()));
+    }
+
+    #[test]
+    fn systemds_form_is_expanded() {
+        let expected = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/paperboat-p";
+        assert_eq!(leaf("kubepods-burstable-pod1.slice:cri-containerd:abc", "p"), Some(expected.into()));
+        assert_eq!(leaf("-.slice:a:b", "p"), Some("paperboat-p".into()));
+    }
+
+    #[test]
+    fn v1_hierarchies_go_before_v2() {
+        let v2 = "30 23 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let v1 = "31 23 0:27 / /sys/fs/cgroup/cpuset rw shared:9 - cgroup cgroup rw,cpuset\n32 23 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let points = |table: &str| {
+            hierarchies(table).iter().map(|h| (h.mount_point.display().to_string(), h.cpuset_v1)).collect::<Vec<_>>()
+        };
+        assert_eq!(points(v2), [("/sys/fs/cgroup/unified".to_owned(), false)]);
+        assert_eq!(
+            points(&format!("{v2}{v1}")),
+            [("/sys/fs/cgroup/cpuset".to_owned(), true), ("/sys/fs/cgroup/memory".to_owned(), false)]
+        );
+    }
+
+    #[test]
+    fn what_was_made_is_removed_and_what_was_there_stays() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("kubepods")).unwrap();
+        let hierarchy = Hierarchy { mount_point: root.path().into(), cpuset_v1: false };
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        make(&hierarchy, Path::new("kubepods/pod1/paperboat-a"), &[], &mut first).unwrap();
+        make(&hierarchy, Path::new("kubepods/pod1/paperboat-b"), &first, &mut second).unwrap();
+        assert_eq!((first.len(), second.len()), (2, 2));
+        remove(&first);
+        assert!(root.path().join("kubepods/pod1/paperboat-b").exists());
+        remove(&second);
+        assert!(root.path().join("kubepods").exists() && !root.path().join("kubepods/pod1").exists());
+    }
+}
