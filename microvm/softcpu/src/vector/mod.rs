@@ -16,6 +16,7 @@ mod operation;
 mod scalar;
 mod softfloat;
 mod storage;
+mod swar;
 mod vmx;
 mod vsx;
 

@@ -7,7 +7,10 @@ use crate::table::{Insn, VmxOp};
 use crate::vector::fpscr::VXCVI;
 use crate::vector::lanes::{Lane, build};
 use crate::vector::softfloat::arithmetic::{add, compare, multiply_add, reciprocal, reciprocal_root};
-use crate::vector::softfloat::convert::{Integer, SIGNED_WORD, UNSIGNED_WORD, from_signed, from_unsigned, to_integer};
+use crate::vector::softfloat::convert::{
+    Integer, SIGNED_WORD, UNSIGNED_WORD, double_to_single, from_signed, from_unsigned, single_to_double, to_integer,
+};
+use crate::vector::softfloat::fast;
 use crate::vector::softfloat::round::{Environment, Rounding, round, round_to_integer};
 use crate::vector::softfloat::{Kind, Number, SINGLE, pack, unpack};
 
@@ -17,15 +20,14 @@ const NEAREST: Rounding = Rounding::NearestEven;
 pub(super) fn execute(op: VmxOp, insn: Insn, state: &mut State) -> u128 {
     use VmxOp::*;
     let flush = state.vscr & VSCR_NJ != 0;
+    if let Vaddfp | Vsubfp | Vmaddfp | Vnmsubfp = op {
+        return arithmetic(op, insn, state, flush);
+    }
     let read = |register: u128| u32::split(register).map(|word| operand(word, flush));
-    let (a, b, c) = (read(state.vr(insn.ra())), read(state.vr(insn.rb())), read(state.vr(insn.rc())));
+    let (a, b) = (read(state.vr(insn.ra())), read(state.vr(insn.rb())));
     let each = |f: &dyn Fn(usize) -> Number| build::<u32>(|i| result(f(i), flush));
     let holds = |f: &dyn Fn(usize) -> bool| build::<u32>(|i| if f(i) { u32::MAX } else { 0 });
     match op {
-        Vaddfp => each(&|i| add(a[i], b[i], NEAREST).0),
-        Vsubfp => each(&|i| add(a[i], b[i].negated(), NEAREST).0),
-        Vmaddfp => each(&|i| multiply_add(a[i], c[i], b[i], NEAREST).0),
-        Vnmsubfp => each(&|i| multiply_add(a[i], c[i], b[i].negated(), NEAREST).0.negated()),
         Vmaxfp => each(&|i| extreme(a[i], b[i], false)),
         Vminfp => each(&|i| extreme(a[i], b[i], true)),
         Vctsxs => to_integers(state, insn, &b, SIGNED_WORD),
@@ -57,6 +59,41 @@ pub(super) fn execute(op: VmxOp, insn: Insn, state: &mut State) -> u128 {
         // The caller passes the instructions above and this one.
         _ => each(&|i| logarithm(b[i])),
     }
+}
+
+/// vaddfp, vsubfp, vmaddfp, vnmsubfp.
+fn arithmetic(op: VmxOp, insn: Insn, state: &State, flush: bool) -> u128 {
+    use VmxOp::*;
+    let read = |n: usize| u32::split(state.vr(n));
+    let (a, b, c) = (read(insn.ra()), read(insn.rb()), read(insn.rc()));
+    const MINUS: u64 = 1 << 63;
+    build::<u32>(|i| {
+        // Normalized operands and results are the same in both modes.
+        let wide = |word: u32| single_to_double(word);
+        let quick = match op {
+            Vaddfp => fast::add(wide(a[i]), wide(b[i]), SINGLE, NEAREST),
+            Vsubfp => fast::add(wide(a[i]), wide(b[i]) ^ MINUS, SINGLE, NEAREST),
+            Vmaddfp => fast::multiply_add(wide(a[i]), wide(c[i]), wide(b[i]), SINGLE, NEAREST),
+            _ => fast::multiply_add(wide(a[i]), wide(c[i]), wide(b[i]) ^ MINUS, SINGLE, NEAREST),
+        };
+        let is_tiny = |word: u32| word & 0x7f80_0000 == 0;
+        if let Some((bits, _)) = quick
+            && !is_tiny(a[i])
+            && !is_tiny(b[i])
+            && !(matches!(op, Vmaddfp | Vnmsubfp) && is_tiny(c[i]))
+        {
+            let word = double_to_single(bits);
+            return if op == Vnmsubfp { word ^ 0x8000_0000 } else { word };
+        }
+        let (a, b, c) = (operand(a[i], flush), operand(b[i], flush), operand(c[i], flush));
+        match op {
+            Vaddfp => result(add(a, b, NEAREST).0, flush),
+            Vsubfp => result(add(a, b.negated(), NEAREST).0, flush),
+            Vmaddfp => result(multiply_add(a, c, b, NEAREST).0, flush),
+            // To nearest, it is the same to negate before rounding.
+            _ => result(multiply_add(a, c, b.negated(), NEAREST).0.negated(), flush),
+        }
+    })
 }
 
 /// A word as a number; denormalized ones are zero if `flush`.

@@ -5,22 +5,24 @@ use crate::vector::lanes::{Lane, build};
 /// Bit 7 of every byte.
 pub(super) const LOW_BIT_OF_BYTES: u128 = 0x0101_0101_0101_0101_0101_0101_0101_0101;
 
-/// Byte `index` (0 to 31) of `a` followed by `b`.
-fn select(a: &[u8; 16], b: &[u8; 16], index: u8) -> u8 {
-    let index = usize::from(index & 31);
-    if index < 16 { a[index] } else { b[index - 16] }
+/// Byte 0 to 15 of `a`, 16 to 31 of `b`.
+fn concatenated(a: u128, b: u128) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(&a.to_be_bytes());
+    bytes[16..].copy_from_slice(&b.to_be_bytes());
+    bytes
 }
 
 /// vperm: every byte of `control` names a byte of `a` followed by `b`.
 pub(in crate::vector) fn permute(a: u128, b: u128, control: u128) -> u128 {
-    let (a, b, control) = (u8::split(a), u8::split(b), u8::split(control));
-    build(|i| select(&a, &b, control[i]))
+    let bytes = concatenated(a, b);
+    u128::from_be_bytes(control.to_be_bytes().map(|index| bytes[usize::from(index & 31)]))
 }
 
 /// vpermr: the same, counted from the right.
 pub(in crate::vector) fn permute_right(a: u128, b: u128, control: u128) -> u128 {
-    let (a, b, control) = (u8::split(a), u8::split(b), u8::split(control));
-    build(|i| select(&a, &b, 31 - (control[i] & 31)))
+    // 31 - n has the complements of n's five bits.
+    permute(a, b, !control)
 }
 
 /// vpermxor: the exclusive-or of two bytes that the two digits of every control byte name.
