@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::cache::Inputs;
 use crate::ctx::Ctx;
 use crate::initramfs::{Archive, Node};
-use crate::run::Log;
+use crate::run::{Log, capture};
 use crate::setup::Host;
 use crate::toolchain::{GUEST_TARGET, Linkage, Toolchain};
 
@@ -42,6 +42,21 @@ pub fn initramfs(ctx: &Ctx, agent: &Path) -> Result<PathBuf> {
         fs::write(step.stage.join("initramfs.cpio"), archive.finish()?).context("write the initramfs")
     })?;
     ctx.cache.publish("initramfs.cpio", &dir.join("initramfs.cpio"))
+}
+
+/// Compiles `images/NAME.c` for the guest, static.
+pub fn c_program(ctx: &Ctx, host: &Host, name: &str) -> Result<PathBuf> {
+    let source = ctx.root.join(format!("images/{name}.c"));
+    let compiler = format!("{}gcc", Toolchain::cross_compile(host));
+    let version = capture(Command::new(&compiler).arg("--version"))?;
+    let version = version.lines().next().unwrap_or_default().to_owned();
+    let inputs = Inputs::new().with_file(&source)?.with("compiler", version);
+    let dir = ctx.step(name, &inputs, None, |step| {
+        let mut gcc = Command::new(&compiler);
+        gcc.args(["-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-o"]);
+        step.log.run(gcc.arg(step.stage.join(name)).arg(&source), None)
+    })?;
+    Ok(dir.join(name))
 }
 
 /// Builds packages for ppc64le; returns where cargo puts the programs.

@@ -12,11 +12,11 @@ use oci_spec::image::Arch;
 use crate::apt::{AptRoot, Deb, Suite};
 use crate::cache::Inputs;
 use crate::ctx::Ctx;
+use crate::guest;
 use crate::layer::Layer;
 use crate::oci::{Archive, Behaviour, PATH};
 use crate::run::capture;
 use crate::setup::Host;
-use crate::toolchain::Toolchain;
 
 /// The release the images are made of.
 const RELEASE: &str = "trixie";
@@ -52,7 +52,7 @@ pub fn prepare(ctx: &Ctx, host: &Host) -> Result<Vec<(&'static str, PathBuf)>> {
         ("busybox", busybox(ctx, host)?),
         ("pause", pause(ctx, host)?),
         ("platforms", platforms(ctx, host)?),
-        ("debian", debian(ctx, host)?),
+        ("debian", debian(ctx)?),
     ])
 }
 
@@ -75,17 +75,7 @@ fn platforms(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
 
 /// The image of a pod's first container: a program that waits and collects orphans.
 fn pause(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
-    let source = ctx.root.join("images/pause.c");
-    let compiler = format!("{}gcc", Toolchain::cross_compile(host));
-    let version = capture(Command::new(&compiler).arg("--version"))?;
-    let version = version.lines().next().unwrap_or_default().to_owned();
-    let inputs = Inputs::new().with_file(&source)?.with("compiler", version);
-    let program = ctx.step("pause", &inputs, None, |step| {
-        let mut gcc = Command::new(&compiler);
-        gcc.args(["-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-o"]);
-        step.log.run(gcc.arg(step.stage.join("pause")).arg(&source), None)
-    })?;
-    let program = program.join("pause");
+    let program = guest::c_program(ctx, host, "pause")?;
     let inputs = Inputs::new().with_file(&program)?;
     image(ctx, "pause", inputs, |archive| {
         let mut layer = Layer::default();
@@ -103,8 +93,7 @@ fn pause(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
 }
 
 /// A small Debian: shell, tools, Python.
-fn debian(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
-    let _ = host;
+fn debian(ctx: &Ctx) -> Result<PathBuf> {
     let apt = AptRoot::open(ctx, Suite { release: RELEASE.into(), arch: "ppc64el".into(), security: false })?;
     let debs = apt.closure(DEBIAN)?;
     image(ctx, "debian", inputs_of(&debs), |archive| {

@@ -28,6 +28,9 @@ const COMMON: &[&str] = &[
 const CROSS: &[&str] =
     &["gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross", "linux-libc-dev-ppc64el-cross", "qemu-user-static"];
 
+/// Needed by benchmarks: their peers.
+pub const BENCH: &[&str] = &["qemu-system-ppc"];
+
 /// Debian's view of this machine.
 pub struct Host {
     /// Name of the release: `bookworm`.
@@ -62,7 +65,12 @@ impl Host {
 pub fn ensure_packages(ctx: &Ctx, host: &Host) -> Result<()> {
     let cross = if host.is_power() { &[][..] } else { CROSS };
     let wanted: Vec<&str> = COMMON.iter().chain(cross).copied().collect();
-    let missing = missing(&wanted)?;
+    ensure_installed(ctx, &wanted)
+}
+
+/// Installs those of `wanted` that are missing.
+pub fn ensure_installed(ctx: &Ctx, wanted: &[&str]) -> Result<()> {
+    let missing = missing(wanted)?;
     if missing.is_empty() {
         ctx.ui.line("packages", &format!("all {} installed", wanted.len()));
         return Ok(());

@@ -1,16 +1,20 @@
 //! `cargo xtask bench`: figures beside a peer's, for people and as JSON.
 
+mod boot;
+mod peer;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::chores::Products;
 use crate::cli::BenchArgs;
 use crate::ctx::Ctx;
 use crate::run::capture;
+use crate::setup::{self, Host};
 
 /// One benchmark.
 struct Bench {
@@ -20,16 +24,31 @@ struct Bench {
 }
 
 /// All benchmarks. A new one is a row here and a function that measures.
-const BENCHES: &[Bench] = &[Bench {
-    name: "size",
-    about: "bytes of kernel, initramfs and agent, against what is loaded into every pod (a second)",
-    measure: size,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "boot",
+        about: "instructions and processor seconds to a program in the guest, beside QEMU (half a minute)",
+        measure: boot::measure,
+    },
+    Bench { name: "size", about: "bytes of the kernel and the initramfs that every pod loads (a second)", measure: size },
+];
 
 /// What a benchmark is given.
-pub struct Lab {
-    /// Everything a pod needs.
-    pub products: Products,
+pub struct Lab<'a> {
+    /// Tree, cache, screen.
+    pub ctx: &'a Ctx,
+    /// This machine.
+    pub host: Host,
+    /// How often to measure.
+    pub runs: usize,
+    products: Products,
+}
+
+impl Lab<'_> {
+    /// Where a product is, by the name of its variable.
+    pub fn path(&self, variable: &str) -> Result<&PathBuf> {
+        self.products.path(variable).with_context(|| format!("{variable} is not among the products"))
+    }
 }
 
 /// A figure's goal.
@@ -116,7 +135,10 @@ pub fn run(ctx: &Ctx, args: &BenchArgs) -> Result<()> {
         let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
         bail!("no benchmark of this name: there are {}", names.join(", "));
     }
-    let lab = Lab { products: Products::prepare(ctx)? };
+    ensure!(args.runs > 0, "--runs must be at least 1");
+    let host = Host::detect()?;
+    setup::ensure_installed(ctx, setup::BENCH)?;
+    let lab = Lab { ctx, host, runs: args.runs, products: Products::prepare(ctx)? };
     let mut figures = Vec::new();
     for bench in chosen {
         ctx.ui.line("bench", bench.name);
@@ -134,6 +156,17 @@ pub fn run(ctx: &Ctx, args: &BenchArgs) -> Result<()> {
         fs::write(path, serde_json::to_vec_pretty(&report)?).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Median of measured values.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(values[middle]),
+        _ => Some((values[middle - 1] + values[middle]) / 2.0),
+    }
 }
 
 fn table(figures: &[Figure]) -> String {
@@ -197,10 +230,7 @@ fn commit(root: &Path) -> String {
 }
 
 fn size(lab: &Lab) -> Result<Vec<Figure>> {
-    let bytes = |variable| -> Result<f64> {
-        let path = lab.products.path(variable).with_context(|| format!("{variable} is not among the products"))?;
-        Ok(fs::metadata(path)?.len() as f64)
-    };
+    let bytes = |variable| -> Result<f64> { Ok(fs::metadata(lab.path(variable)?)?.len() as f64) };
     let figure = |figure: &str, value, goal| Figure { figure: figure.into(), value, unit: "bytes", peer: None, runs: 1, goal };
     Ok(vec![
         figure("size.kernel_bytes", bytes("PAPERBOAT_KERNEL")?, Goal::AtMost(12e6)),
@@ -240,5 +270,12 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].contains("22 000 000") && lines[1].contains("≤ 25 000 000") && lines[1].ends_with("met"), "{text}");
         assert!(lines[2].contains("0.123"), "{text}");
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(vec![]), None);
     }
 }
