@@ -10,7 +10,7 @@ use crate::vector::scalar::{
 };
 use crate::vector::softfloat::arithmetic::compare;
 use crate::vector::softfloat::convert::{SIGNED_DOUBLEWORD, SIGNED_WORD, UNSIGNED_DOUBLEWORD, UNSIGNED_WORD, single_to_double};
-use crate::vector::softfloat::round::{Rounding, round, round_to_integer};
+use crate::vector::softfloat::round::{Environment, Rounding, round, round_to_integer};
 use crate::vector::softfloat::{DOUBLE, Format, HALF, Kind, Number, SINGLE, class_flags, pack, unpack};
 
 /// Executes one instruction and returns the target's new value, or `None` if there is none or an enabled exception suppresses it.
@@ -105,6 +105,8 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> 
         Xsiexpdp => Some(state.gpr[insn.ra()] & 0x800f_ffff_ffff_ffff | (state.gpr[insn.rb()] & 0x7ff) << 52),
         Xststdcdp => return test_class(state, insn, b, DOUBLE, false),
         Xststdcsp => {
+            // A test, not an operation: no enabled exception scales the result.
+            let environment = Environment::masked(environment.rounding);
             let single = round(b.quieted().truncated_payload(SINGLE), SINGLE, environment).0;
             let differs = single != b.quieted();
             return test_class(state, insn, b, SINGLE, differs);
@@ -354,6 +356,13 @@ mod tests {
         state.vsr[3] = u128::from(0.1f64.to_bits()) << 64;
         execute(VsxOp::Xststdcsp, insn, &mut state);
         assert_eq!(state.cr_field(1), 1);
+        // A single's denormal number is representable, whichever exceptions are enabled.
+        for enables in [0, 0xf8] {
+            let mut state = State { fpscr: enables, ..State::default() };
+            state.vsr[3] = u128::from(f64::from(f32::from_bits(1)).to_bits()) << 64;
+            execute(VsxOp::Xststdcsp, insn, &mut state);
+            assert_eq!(state.cr_field(1), 0b0010);
+        }
     }
 
     #[test]

@@ -112,7 +112,9 @@ fn arithmetic(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> {
         Xvrsqrtedp | Xvrsqrtesp => each_outcome(state, format, |i| operation::reciprocal_root(q(i), format, environment)),
         Xvmaxdp | Xvmaxsp | Xvmindp | Xvminsp => {
             let least = matches!(op, Xvmindp | Xvminsp);
-            each(state, format, |i| (extreme(a(i), b(i), least), signaling(a(i)) | signaling(b(i))))
+            // Nothing is rounded: a denormal number is no underflow.
+            Gathered::new(count(format), |i| (pack(extreme(a(i), b(i), least), format) as u64, signaling(a(i)) | signaling(b(i))))
+                .conclude(state)
         }
         Xvmaddadp | Xvmaddasp => each_outcome(state, format, |i| multiply_add([p(i), q(i), r(i)], MADD, format, environment)),
         Xvmaddmdp | Xvmaddmsp => each_outcome(state, format, |i| multiply_add([p(i), r(i), q(i)], MADD, format, environment)),
@@ -237,7 +239,7 @@ fn round_by_mode(state: &mut State, b: u128, format: Format) -> Option<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::fpscr::{FX, OE, OX, VX, VXSNAN, VXVC, XX, ZX};
+    use crate::vector::fpscr::{FX, OE, OX, UE, VX, VXSNAN, VXVC, XX, ZX};
     use crate::vector::lanes::Lane;
 
     /// XT 1, XA 2, XB 3, record bit on.
@@ -255,6 +257,13 @@ mod tests {
 
     fn doubles(values: [f64; 2]) -> u128 {
         u64::join(values.map(f64::to_bits))
+    }
+
+    #[test]
+    fn a_denormal_maximum_is_no_underflow() {
+        let tiny = singles([f32::from_bits(9), 0.0, f32::from_bits(0x7f_ffff), -0.0]);
+        let (result, state) = run(VsxOp::Xvmaxsp, tiny, 0, UE);
+        assert_eq!((result, state.fpscr as u32), (Some(tiny & !SIGNS_SP), UE));
     }
 
     #[test]
