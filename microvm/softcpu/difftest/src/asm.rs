@@ -26,6 +26,10 @@ pub const LR: u32 = 8;
 /// See [`XER`].
 pub const CTR: u32 = 9;
 /// See [`XER`].
+pub const TAR: u32 = 815;
+/// See [`XER`].
+pub const FSCR: u32 = 153;
+/// See [`XER`].
 pub const SRR1: u32 = 27;
 
 /// A program under construction.
@@ -158,9 +162,9 @@ impl Program {
         self.word(16 << 26 | 4 << 21 | 2 << 16);
     }
 
-    /// `blr`.
-    pub fn blr(&mut self) {
-        self.word(0x4e80_0020);
+    /// `bctar`.
+    pub fn btar(&mut self) {
+        self.word(0x4e80_0460);
     }
 
     /// `bctr`.

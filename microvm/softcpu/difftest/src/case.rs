@@ -19,6 +19,10 @@ pub struct Snapshot {
     pub gpr: [u64; 32],
     /// Vector-scalar registers.
     pub vsr: [u128; 64],
+    /// Link register.
+    pub lr: u64,
+    /// Count register.
+    pub ctr: u64,
     /// Condition register.
     pub cr: u32,
     /// Fixed-point exception register.
@@ -33,17 +37,34 @@ pub struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self { gpr: [0; 32], vsr: [0; 64], cr: 0, xer: 0, fpscr: 0, vscr: 0, scratch: [0; SCRATCH_BYTES] }
+        Self { gpr: [0; 32], vsr: [0; 64], lr: 0, ctr: 0, cr: 0, xer: 0, fpscr: 0, vscr: 0, scratch: [0; SCRATCH_BYTES] }
     }
 }
 
-/// One instruction with the state before it.
+/// Most instructions of a case.
+pub const MAX_INSTRUCTIONS: usize = 31;
+
+/// One instruction with the state before it, or a short program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
-    /// The instruction.
+    /// The instruction, or the first of several.
     pub word: u32,
+    /// Those after it: what a branch skips, or the rest of a program.
+    pub rest: Vec<u32>,
     /// The state before it.
     pub before: Snapshot,
+}
+
+impl Case {
+    /// All its instructions.
+    pub fn words(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.word).chain(self.rest.iter().copied())
+    }
+
+    /// True for a program: nothing in it may have an undefined result.
+    pub fn is_program(&self) -> bool {
+        self.rest.len() > 1
+    }
 }
 
 /// How an instruction ended.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use paperboat_softcpu::table::disasm::disassemble;
 use paperboat_softcpu::table::operand::fields;
 use paperboat_softcpu::table::{Facility, Insn, Op, Row, decode};
 
@@ -61,6 +62,9 @@ pub fn mask(op: Op, case: &Case) -> Mask {
     let row = op.row();
     let insn = Insn(case.word);
     let mut mask = Mask { gpr: 0, vsr: 0, cr: 0, xer: 0, fpscr: 0 };
+    if case.is_program() {
+        return mask;
+    }
     let name = row.mnemonic;
     let starts = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
     // I 7.2.1.1 and the instruction pages: a scalar result leaves the second doubleword undefined.
@@ -292,12 +296,12 @@ fn undefined_fixed(row: &Row, insn: Insn, case: &Case, mask: &mut Mask) {
 
 fn divwe_overflows(a: u32, b: u32) -> bool {
     let b = i64::from(b as i32);
-    b == 0 || i32::try_from((i64::from(a as i32) << 32) / b).is_err()
+    (i64::from(a as i32) << 32).checked_div(b).is_none_or(|quotient| i32::try_from(quotient).is_err())
 }
 
 fn divde_overflows(a: u64, b: u64) -> bool {
     let b = i128::from(b as i64);
-    b == 0 || (i128::from(a as i64) << 64).checked_div(b).is_none_or(|quotient| i64::try_from(quotient).is_err())
+    (i128::from(a as i64) << 64).checked_div(b).is_none_or(|quotient| i64::try_from(quotient).is_err())
 }
 
 /// True if the two outcomes agree as far as the architecture defines them.
@@ -340,7 +344,7 @@ fn differences(op: Op, case: &Case, ours: &Outcome, theirs: &Outcome) -> Vec<(St
     let (ours, theirs) = (&ours.after, &theirs.after);
     let mut mask = mask(op, case);
     let insn = Insn(case.word);
-    if op.row().facility != Facility::Base {
+    if op.row().facility != Facility::Base && !case.is_program() {
         wrong_in_qemu(op, case, ours, &mut mask);
         let (fx, cr1_fx) = spurious_fx(case.before.fpscr, ours.fpscr);
         mask.fpscr |= fx;
@@ -365,6 +369,8 @@ fn differences(op: Op, case: &Case, ours: &Outcome, theirs: &Outcome) -> Vec<(St
         let ignored = if index == gpr_target { mask.gpr } else { 0 };
         check(format!("r{index}"), u128::from(*ours), u128::from(*theirs), u128::from(ignored), 16);
     }
+    check("lr".into(), u128::from(ours.lr), u128::from(theirs.lr), 0, 16);
+    check("ctr".into(), u128::from(ours.ctr), u128::from(theirs.ctr), 0, 16);
     check("cr".into(), u128::from(ours.cr), u128::from(theirs.cr), u128::from(mask.cr), 8);
     let reserved = u128::from(!XER_DEFINED);
     check("xer".into(), u128::from(ours.xer), u128::from(theirs.xer), u128::from(mask.xer) | reserved, 8);
@@ -405,9 +411,15 @@ pub fn describe(case: &Case, endian: crate::case::Endian, ours: &Outcome, theirs
         return format!("{:#010x} is no instruction", case.word);
     };
     // Writing to a String cannot fail.
-    let _ =
-        writeln!(text, "{:08x}  {}  ({endian:?}-endian)", case.word, paperboat_softcpu::table::disasm::disassemble(case.word, 0));
-    let _ = writeln!(text, "  before  {}", operands_before(op, case));
+    let _ = writeln!(text, "{endian:?}-endian");
+    for (index, word) in case.words().enumerate() {
+        let _ = writeln!(text, "  {word:08x}  {}", disassemble(word, 4 * index as u64));
+    }
+    if case.is_program() {
+        let _ = writeln!(text, "  before  {}", registers_before(case));
+    } else {
+        let _ = writeln!(text, "  before  {}", operands_before(op, case));
+    }
     if ours.ending != theirs.ending {
         let _ = writeln!(text, "  ended   ours {:?}, QEMU {:?}", ours.ending, theirs.ending);
     } else {
@@ -416,6 +428,12 @@ pub fn describe(case: &Case, endian: crate::case::Endian, ours: &Outcome, theirs
         }
     }
     text
+}
+
+fn registers_before(case: &Case) -> String {
+    let before = &case.before;
+    let registers: Vec<String> = before.gpr.iter().enumerate().map(|(n, value)| format!("r{n}={value:x}")).collect();
+    format!("{} lr={:x} ctr={:x} cr={:08x} xer={:08x}", registers.join(" "), before.lr, before.ctr, before.cr, before.xer)
 }
 
 fn operands_before(op: Op, case: &Case) -> String {
@@ -435,6 +453,9 @@ fn operands_before(op: Op, case: &Case) -> String {
         })
         .collect();
     parts.push(format!("cr={:08x} xer={:08x}", before.cr, before.xer));
+    if matches!(op, Op::Branch(_)) {
+        parts.push(format!("lr={:x} ctr={:x}", before.lr, before.ctr));
+    }
     if op.row().facility != Facility::Base {
         parts.push(format!("fpscr={:08x} vscr={:08x}", before.fpscr, before.vscr));
     }

@@ -1,6 +1,6 @@
 //! The golden corpus: cases with what QEMU made of them, as text, so that the comparison also runs where QEMU is missing.
 //!
-//! One case a line: number in its batch (which fixes the addresses), byte order, instruction word, disassembly in brackets, state
+//! One case a line: number in its batch (which fixes the addresses), byte order, instruction words, disassembly of the first in brackets, state
 //! before as `name=hex` (what is not named is zero), `->`, and what changed. `m16` is the 16 bytes of scratch storage from
 //! offset 16 on. A case that ends in a signal has `signal=` alone after the arrow.
 
@@ -10,7 +10,7 @@ use paperboat_softcpu::table::disasm::disassemble;
 use paperboat_softcpu::table::operand::{Kind, fields};
 use paperboat_softcpu::table::{Facility, Op};
 
-use crate::case::{Case, Endian, Ending, Outcome, SCRATCH_BYTES, Snapshot};
+use crate::case::{Case, Endian, Ending, MAX_INSTRUCTIONS, Outcome, SCRATCH_BYTES, Snapshot};
 use crate::generate::accesses_storage;
 
 /// Bytes of scratch storage per word of a line.
@@ -44,6 +44,7 @@ pub struct Golden {
 /// Zeroes what the instruction does not name, so that a line stays short.
 pub fn quiet(op: Op, case: &Case) -> Case {
     let row = op.row();
+    let branches = matches!(op, Op::Branch(_)) || row.operands.contains("SPR") || case.is_program();
     let (mut gprs, mut vsrs) = (0u32, 0u64);
     for field in fields(row) {
         let n = field.get(case.word);
@@ -56,6 +57,9 @@ pub fn quiet(op: Op, case: &Case) -> Case {
             _ => {}
         }
     }
+    if case.is_program() {
+        (gprs, vsrs) = (u32::MAX, 0);
+    }
     let mut before = case.before.clone();
     for (n, register) in before.gpr.iter_mut().enumerate() {
         *register *= u64::from(gprs >> n & 1);
@@ -64,23 +68,26 @@ pub fn quiet(op: Op, case: &Case) -> Case {
         *register *= u128::from(vsrs >> n & 1);
     }
     let long = ["lmw", "stmw", "lswi", "lswx", "stswi", "stswx", "dcbz"].contains(&row.mnemonic);
-    if !accesses_storage(row) {
+    if !accesses_storage(row) && !case.is_program() {
         before.scratch = [0; SCRATCH_BYTES];
-    } else if !long {
+    } else if !long && !case.is_program() {
         // Accesses are aimed at bytes 64 to 127 and 16 bytes long at most.
         before.scratch[..48].fill(0);
         before.scratch[144..].fill(0);
     }
-    if row.facility == Facility::Base {
+    if row.facility == Facility::Base || case.is_program() {
         (before.fpscr, before.vscr) = (0, 0);
     }
-    Case { word: case.word, before }
+    if !branches {
+        (before.lr, before.ctr) = (0, 0);
+    }
+    Case { word: case.word, rest: case.rest.clone(), before }
 }
 
 /// A case as a line.
 pub fn to_line(index: usize, endian: Endian, case: &Case, outcome: &Outcome) -> String {
     let order = if endian == Endian::Little { "le" } else { "be" };
-    let mut line = format!("{index} {order} {:08x} [{}]", case.word, disassemble(case.word, 0));
+    let mut line = format!("{index} {order} {} [{}]", words(case), disassemble(case.word, 0));
     push_changes(&mut line, &Snapshot::default(), &case.before);
     line.push_str(" ->");
     match outcome.ending {
@@ -89,6 +96,11 @@ pub fn to_line(index: usize, endian: Endian, case: &Case, outcome: &Outcome) -> 
         Ending::NotRun => push(&mut line, "signal", 0),
     }
     line
+}
+
+fn words(case: &Case) -> String {
+    let words: Vec<String> = case.words().map(|word| format!("{word:08x}")).collect();
+    words.join("+")
 }
 
 fn push(line: &mut String, name: impl std::fmt::Display, value: u128) {
@@ -104,7 +116,14 @@ fn push_changes(line: &mut String, from: &Snapshot, to: &Snapshot) {
         push(line, format_args!("vs{n}"), *value);
     }
     let words = |state: &Snapshot| {
-        [("cr", u64::from(state.cr)), ("xer", state.xer), ("fpscr", state.fpscr), ("vscr", u64::from(state.vscr))]
+        [
+            ("lr", state.lr),
+            ("ctr", state.ctr),
+            ("cr", u64::from(state.cr)),
+            ("xer", state.xer),
+            ("fpscr", state.fpscr),
+            ("vscr", u64::from(state.vscr)),
+        ]
     };
     for ((name, from), (_, to)) in words(from).into_iter().zip(words(to)) {
         if from != to {
@@ -146,9 +165,15 @@ fn parse_line(line: &str) -> Result<Golden, (&'static str, &str)> {
         "be" => Endian::Big,
         other => return Err(("not a byte order", other)),
     };
-    let word = next()?;
-    let word = u32::from_str_radix(word, 16).map_err(|_| ("not an instruction word", word))?;
-    let mut case = Case { word, before: Snapshot::default() };
+    let words = next()?;
+    let mut parsed = words.split('+').map(|word| u32::from_str_radix(word, 16));
+    let wrong = |_| ("not an instruction word", words);
+    let word = parsed.next().unwrap_or(Ok(0)).map_err(wrong)?;
+    let rest = parsed.collect::<Result<Vec<u32>, _>>().map_err(wrong)?;
+    if rest.len() >= MAX_INSTRUCTIONS {
+        return Err(("too many instructions", words));
+    }
+    let mut case = Case { word, rest, before: Snapshot::default() };
     for item in before.split_whitespace() {
         apply(&mut case.before, item)?;
     }
@@ -170,6 +195,8 @@ fn apply<'a>(state: &mut Snapshot, item: &'a str) -> Result<(), (&'static str, &
     let value = u128::from_str_radix(value, 16).map_err(|_| ("not a value", item))?;
     let number = |prefix: &str| name.strip_prefix(prefix).and_then(|number| number.parse::<usize>().ok());
     match name {
+        "lr" => state.lr = value as u64,
+        "ctr" => state.ctr = value as u64,
         "cr" => state.cr = value as u32,
         "xer" => state.xer = value as u64,
         "fpscr" => state.fpscr = value as u64,
@@ -203,7 +230,7 @@ mod tests {
         after.gpr[3] = 7;
         after.vsr[63] = 0;
         after.scratch[17] = 0;
-        let case = Case { word: 0x3860_0007, before };
+        let case = Case { word: 0x3860_0007, rest: vec![0x6000_0000], before };
         for ending in [Ending::Completed, Ending::Signal(7)] {
             let after = if ending == Ending::Completed { after.clone() } else { case.before.clone() };
             let golden = Golden { index: 12, endian: Endian::Big, case: case.clone(), outcome: Outcome { ending, after } };

@@ -84,6 +84,8 @@ fn run_one(case: &Case, index: usize, endian: Endian) -> Outcome {
     let after = Snapshot {
         gpr: state.gpr,
         vsr: state.vsr,
+        lr: before.lr,
+        ctr: before.ctr,
         cr: state.cr,
         xer: before.xer,
         fpscr: state.fpscr,

@@ -1,8 +1,8 @@
 //! The program that runs a batch of cases: for each it loads the whole state from a record, executes the instruction, and
 //! stores the whole state back. One program for both sides; only start, trap and end differ.
 
-use crate::asm::{CTR, LR, Label, Program, SRR1, XER};
-use crate::case::{Case, Endian, Ending, Outcome, SCRATCH_BYTES, Snapshot};
+use crate::asm::{CTR, FSCR, LR, Label, Program, SRR1, TAR, XER};
+use crate::case::{Case, Endian, Ending, MAX_INSTRUCTIONS, Outcome, SCRATCH_BYTES, Snapshot};
 
 /// Where the program lies, effective = real address.
 pub const BASE: u64 = 0x0100_0000;
@@ -18,9 +18,9 @@ const SIGSTACK: u64 = BASE + 0x3200;
 /// Signal stack.
 const STACK: u64 = BASE + 0x1_0000;
 const STACK_BYTES: u64 = 0x1_0000;
-/// One stub per case: the instruction and a branch back.
+/// One stub per case: its instructions and a branch back.
 const STUBS: u64 = BASE + 0x2_0000;
-const STUB_BYTES: u64 = 8;
+const STUB_BYTES: u64 = 4 * (MAX_INSTRUCTIONS as u64 + 1);
 
 /// Cases per program: the stubs end before the records, and the branches reach.
 pub const BATCH: usize = 8192;
@@ -32,8 +32,13 @@ const FPSCR: i64 = 1296;
 const STATUS: i64 = 1304;
 const VSCR: i64 = 1312;
 const STUB: i64 = 1328;
+const LR_OFFSET: i64 = 1336;
+const CTR_OFFSET: i64 = 1344;
 const SCRATCH: i64 = 1408;
 const RECORD_BYTES: u64 = 1664;
+
+/// FSCR\[TAR\].
+const FSCR_TAR: u32 = 1 << 8;
 
 /// Status of a record whose case was not reached.
 const NOT_RUN: u64 = u64::MAX;
@@ -116,9 +121,14 @@ impl Image {
         }
         for (index, case) in cases.iter().enumerate() {
             let stub = stub_address(index);
-            memory.put(stub, 4, u128::from(case.word));
-            let back = labels[&Label::After].wrapping_sub(stub + 4) as u32 & 0x03ff_fffc;
-            memory.put(stub + 4, 4, u128::from(18 << 26 | back));
+            assert!(case.rest.len() < MAX_INSTRUCTIONS, "{} instructions in one case", case.rest.len() + 1);
+            let mut at = stub;
+            for word in case.words() {
+                memory.put(at, 4, u128::from(word));
+                at += 4;
+            }
+            let back = labels[&Label::After].wrapping_sub(at) as u32 & 0x03ff_fffc;
+            memory.put(at, 4, u128::from(18 << 26 | back));
             memory.put_record(records + index as u64 * RECORD_BYTES, &case.before, stub);
         }
         let vectors = match target {
@@ -139,16 +149,22 @@ impl Image {
     }
 }
 
-/// The part both sides share. GPR 1 points to the record, CTR keeps that pointer over the instruction.
+/// The part both sides share. GPR 1 points to the record; around the case TAR holds what would otherwise be lost: its address
+/// before, GPR 1 after.
 fn emit_common(p: &mut Program) {
     p.label(Label::After);
-    p.mtspr(LR, 1);
-    p.mfspr(1, CTR);
+    p.mtspr(TAR, 1);
+    p.constant(1, CURRENT);
+    p.ld(1, 1, 0);
     for register in (0..32).filter(|register| *register != 1) {
         p.std(register, 1, 8 * i64::from(register));
     }
-    p.mfspr(0, LR);
+    p.mfspr(0, TAR);
     p.std(0, 1, 8);
+    p.mfspr(0, LR);
+    p.std(0, 1, LR_OFFSET);
+    p.mfspr(0, CTR);
+    p.std(0, 1, CTR_OFFSET);
     p.x(31, 0, 0, 0, 19); // mfcr r0
     p.std(0, 1, CR);
     p.mfspr(0, XER);
@@ -175,8 +191,11 @@ fn emit_common(p: &mut Program) {
     for register in 0..64 {
         p.lxv(register, 1, VSR + 16 * i64::from(register));
     }
+    p.mtspr(TAR, 0);
+    p.ld(0, 1, LR_OFFSET);
     p.mtspr(LR, 0);
-    p.mtspr(CTR, 1);
+    p.ld(0, 1, CTR_OFFSET);
+    p.mtspr(CTR, 0);
     p.ld(0, 1, CR);
     p.word(31 << 26 | 0xff << 12 | 144 << 1); // mtcrf 255,r0
     p.ld(0, 1, XER_OFFSET);
@@ -186,7 +205,7 @@ fn emit_common(p: &mut Program) {
         p.ld(register, 1, 8 * i64::from(register));
     }
     p.ld(1, 1, 8);
-    p.blr();
+    p.btar();
 }
 
 /// Stores the vector-scalar registers and FPSCR.
@@ -266,6 +285,9 @@ fn emit_bare(p: &mut Program, records: u64) {
     p.constant(3, DONE);
     p.word(0x4400_0022); // sc 1
     p.label(Label::Start);
+    p.mfspr(3, FSCR);
+    p.word(24 << 26 | 3 << 21 | 3 << 16 | FSCR_TAR); // ori r3,r3,FSCR_TAR
+    p.mtspr(FSCR, 3);
     p.constant(1, records);
     p.b(Label::Load);
 }
@@ -335,6 +357,8 @@ impl Memory {
         self.put(field(STATUS), 8, u128::from(NOT_RUN));
         self.put(field(VSCR), 16, u128::from(state.vscr));
         self.put(field(STUB), 8, u128::from(stub));
+        self.put(field(LR_OFFSET), 8, u128::from(state.lr));
+        self.put(field(CTR_OFFSET), 8, u128::from(state.ctr));
         let scratch = (field(SCRATCH) - BASE) as usize;
         self.bytes[scratch..scratch + SCRATCH_BYTES].copy_from_slice(&state.scratch);
     }
@@ -361,6 +385,8 @@ fn read_record(record: &[u8], endian: Endian) -> Outcome {
         after: Snapshot {
             gpr: std::array::from_fn(|index| number(8 * index as i64, 8) as u64),
             vsr: std::array::from_fn(|index| number(VSR + 16 * index as i64, 16)),
+            lr: number(LR_OFFSET, 8) as u64,
+            ctr: number(CTR_OFFSET, 8) as u64,
             cr: number(CR, 8) as u32,
             xer: number(XER_OFFSET, 8) as u64,
             fpscr: number(FPSCR, 8) as u64,

@@ -12,5 +12,6 @@ pub mod direct;
 pub mod generate;
 pub mod image;
 pub mod machine;
+pub mod program;
 pub mod qemu;
 pub mod rng;

@@ -9,11 +9,12 @@ use paperboat_difftest::corpus::{Golden, parse};
 use paperboat_difftest::machine;
 use paperboat_softcpu::table::{Insn, decode};
 
-const CORPORA: [(&str, &str); 4] = [
+const CORPORA: [(&str, &str); 5] = [
     ("fixed", include_str!("../corpus/fixed.txt")),
     ("float", include_str!("../corpus/float.txt")),
     ("vmx", include_str!("../corpus/vmx.txt")),
     ("vsx", include_str!("../corpus/vsx.txt")),
+    ("program", include_str!("../corpus/program.txt")),
 ];
 
 /// Runs the lines of one byte order at the places they were recorded for; the descriptions of those that differ.
