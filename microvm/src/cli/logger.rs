@@ -9,9 +9,9 @@ struct Stderr {
 
 static LOGGER: Stderr = Stderr { started: std::sync::OnceLock::new() };
 
-/// Warnings and above by default; `PAPERBOAT_LOG` (error, warn, info, debug, trace) says otherwise.
+/// Warnings and above by default; `RUST_LOG` (error, warn, info, debug, trace) says otherwise.
 pub fn install() {
-    let level = std::env::var("PAPERBOAT_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(log::LevelFilter::Warn);
+    let level = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(log::LevelFilter::Warn);
     LOGGER.started.get_or_init(Instant::now);
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(level);

@@ -1,0 +1,137 @@
+//! `paperboat-vmm run` as a person uses it: exit statuses, output, messages.
+
+mod common;
+
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Program, Scratch, vmm};
+
+fn run(program: &Program, name: &str, extra: &[&str]) -> Output {
+    let scratch = Scratch::new(name);
+    let kernel = scratch.program(program);
+    let mut command = Command::new(vmm());
+    command.args(["run", "--memory", "32M", "--bare", "--kernel", &kernel]).args(extra).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn power_off_is_success_and_the_console_is_ours() {
+    let program = Program::new().print("hello\n").rtas("power-off", &[0, 0]).spin();
+    let output = run(&program, "power-off", &["--stats"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "hello\n");
+    assert!(stderr(&output).contains("H_PUT_TERM_CHAR 1"), "{}", stderr(&output));
+}
+
+#[test]
+fn every_other_end_has_its_own_status() {
+    let reboot = Program::new().rtas("system-reboot", &[]).spin();
+    assert_eq!(run(&reboot, "reboot", &[]).status.code(), Some(3));
+
+    let (panic, text) = Program::new().text("OS panic: the sky fell");
+    let output = run(&panic.rtas("ibm,os-term", &[text]).spin(), "panic", &["--console", "null"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(stderr(&output).contains("panicked: OS panic: the sky fell"), "{}", stderr(&output));
+
+    let output = run(&Program::new().spin(), "budget", &["--budget", "100000"]);
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+}
+
+#[test]
+fn a_deterministic_run_repeats_itself() {
+    let program = Program::new().print("once\n").rtas("power-off", &[0, 0]).spin();
+    let counts: Vec<String> = (0..2)
+        .map(|index| {
+            let output = run(&program, &format!("again{index}"), &["--deterministic", "--stats"]);
+            stderr(&output)
+                .lines()
+                .find_map(|line| line.strip_prefix("guest instructions ")?.split(',').next().map(str::to_owned))
+        })
+        .map(|count| count.expect("--stats prints the count"))
+        .collect();
+    assert_eq!(counts[0], counts[1]);
+}
+
+#[test]
+fn the_tree_is_dumped_in_both_forms() {
+    let scratch = Scratch::new("dump");
+    let (dtb, dts) = (scratch.path("tree.dtb"), scratch.path("tree.dts"));
+    let program = Program::new().rtas("power-off", &[0, 0]).spin();
+    let output = run(&program, "dumped", &["--dump-dtb", dtb.to_str().unwrap(), "--dump-dts", dts.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(std::fs::read(dtb).unwrap()[..4], [0xd0, 0x0d, 0xfe, 0xed]);
+    assert!(std::fs::read_to_string(dts).unwrap().contains("ibm,query-interrupt-source-number = <0x"));
+}
+
+#[test]
+fn a_console_file_gets_the_output() {
+    let scratch = Scratch::new("file");
+    let path = scratch.path("console");
+    let program = Program::new().print("to a file\n").rtas("power-off", &[0, 0]).spin();
+    let output = run(&program, "to-file", &["--console", &format!("file={}", path.display())]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stdout(&output), "");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "to a file\n");
+}
+
+#[test]
+fn what_cannot_be_is_one_line_that_names_it() {
+    let scratch = Scratch::new("bad");
+    let good = scratch.program(&Program::new().spin());
+    let cut = scratch.path("cut.elf");
+    std::fs::write(&cut, &std::fs::read(&good).unwrap()[..100]).unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["--kernel", "/nonexistent/vmlinux"], "/nonexistent/vmlinux"),
+        (&["--kernel", "/proc/self/exe"], "x86_64"),
+        (&["--kernel", "/etc/passwd"], "not an ELF file"),
+        (&["--kernel", cut.to_str().unwrap()], "truncated or damaged"),
+        (&["--kernel", &good, "--initrd", "/nonexistent/initrd"], "initramfs"),
+        (&["--kernel", &good, "--memory", "1M"], "at least 16 MiB"),
+        (&["--kernel", &good, "--memory", "100M"], "multiple of 16 MiB"),
+        (&["--kernel", &good, "--cpus", "0"], "1 to 64"),
+        (&["--kernel", &good, "--cpus", "10000"], "1 to 64"),
+        (&["--kernel", &good, "--backend", "kvm"], "kvm"),
+        (&["--kernel", &good, "--deterministic", "--cpus", "2"], "one CPU"),
+        (&["--kernel", &good, "--share", "/etc/passwd"], "/etc/passwd"),
+        (&["--kernel", &good, "--load-address", "0x10000"], "position-independent"),
+    ];
+    for (arguments, needle) in cases {
+        if arguments[1] == "/proc/self/exe" && std::env::consts::ARCH != "x86_64" {
+            continue;
+        }
+        let output = Command::new(vmm()).args(["run", "--bare"]).args(*arguments).stdin(Stdio::null()).output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+        assert!(text.contains(needle) && text.trim_end().lines().count() == 1, "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_spinning_guest_within_a_second() {
+    let scratch = Scratch::new("signal");
+    let kernel = scratch.program(&Program::new().print("up\n").spin());
+    let mut child = Command::new(vmm())
+        .args(["run", "--memory", "32M", "--kernel", &kernel])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut up = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+    let begun = Instant::now();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(7));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}

@@ -1,0 +1,201 @@
+//! `paperboat-vmm serve` as the shim uses it.
+
+mod common;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+use common::{Program, Scratch, vmm};
+use paperboat_protocol::machine as api;
+use paperboat_protocol::machine_ttrpc::MachineClient;
+use ttrpc::context;
+
+struct Served {
+    child: Child,
+    client: MachineClient,
+    lifeline: Option<OwnedFd>,
+    /// A file that was open in the parent without close-on-exec.
+    stray: PathBuf,
+    scratch: Scratch,
+}
+
+impl Served {
+    async fn new(name: &str) -> Self {
+        let scratch = Scratch::new(name);
+        let socket = scratch.path("control");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (reader, lifeline) = std::io::pipe().unwrap();
+        let stray = scratch.path("stray");
+        let mut command = Command::new(vmm());
+        command.args(["serve", "--control-fd", "3", "--lifeline-fd", "4"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+        command
+            .fd_mappings(vec![
+                FdMapping { parent_fd: listener.into(), child_fd: 3 },
+                FdMapping { parent_fd: reader.into(), child_fd: 4 },
+                FdMapping { parent_fd: std::fs::File::create(&stray).unwrap().into(), child_fd: 9 },
+            ])
+            .unwrap();
+        let child = command.spawn().unwrap();
+        let client = ttrpc::asynchronous::Client::connect(&format!("unix://{}", socket.display())).await.unwrap();
+        Self { child, client: MachineClient::new(client), lifeline: Some(lifeline.into()), stray, scratch }
+    }
+
+    fn request(&self, program: &Program) -> api::StartRequest {
+        api::StartRequest {
+            kernel_path: self.scratch.program(program),
+            vcpus: 2,
+            memory_bytes: 32 << 20,
+            backend: "soft".into(),
+            console_path: self.scratch.path("console").to_str().unwrap().to_owned(),
+            vsock_path: self.scratch.path("vsock").to_str().unwrap().to_owned(),
+            share_path: self.scratch.0.to_str().unwrap().to_owned(),
+            ..Default::default()
+        }
+    }
+
+    /// The process ends by itself within a second.
+    fn ends(&mut self) {
+        let begun = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(2), "the process lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!self.scratch.path("vsock").exists(), "the vsock socket is left behind");
+    }
+
+    async fn status(&self) -> api::state_response::Status {
+        self.client.state(call(), &api::Empty::default()).await.unwrap().status.unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn call() -> ttrpc::context::Context {
+    context::with_timeout(Duration::from_secs(20).as_nanos() as i64)
+}
+
+fn empty() -> api::Empty {
+    api::Empty::default()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_machine_lives_and_tells_its_end() {
+    let mut served = Served::new("life").await;
+    assert_eq!(served.status().await, api::state_response::Status::NEW);
+    let request = served.request(&Program::new().print("one line\n").rtas("power-off", &[0, 0]).spin());
+    let started = served.client.start(call(), &request).await.unwrap();
+    assert_eq!(started.backend, "soft");
+    let ended = served.client.wait(call(), &empty()).await.unwrap();
+    assert_eq!(ended.reason.unwrap(), api::ended_response::Reason::POWER_OFF);
+    assert_eq!(ended.console_tail, ["one line"]);
+    assert!(ended.stats.vcpus[0].instructions > 10);
+    assert_eq!(ended.stats.vcpus[0].hypercalls["power-off"], 1);
+    assert_eq!(served.status().await, api::state_response::Status::ENDED);
+    assert_eq!(std::fs::read(served.scratch.path("console")).unwrap(), b"one line\n");
+    let again = served.client.start(call(), &request).await.unwrap_err().to_string();
+    assert!(again.contains("already"), "{again}");
+    served.client.stop(call(), &empty()).await.unwrap();
+    served.ends();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn wrong_calls_are_errors_and_change_nothing() {
+    let mut served = Served::new("wrong").await;
+    for outcome in [
+        served.client.pause(call(), &empty()).await.err(),
+        served.client.resume(call(), &empty()).await.err(),
+        served.client.wait(call(), &empty()).await.err(),
+        served.client.stats(call(), &empty()).await.err(),
+    ] {
+        assert!(outcome.unwrap().to_string().contains("no machine"));
+    }
+    let good = served.request(&Program::new().spin());
+    let bad = [
+        (api::StartRequest { kernel_path: "/nonexistent/vmlinux".into(), ..good.clone() }, "/nonexistent/vmlinux"),
+        (api::StartRequest { backend: "magic".into(), ..good.clone() }, "magic"),
+        (api::StartRequest { vcpus: 0, ..good.clone() }, "1 to 64"),
+        (api::StartRequest { memory_bytes: 5 << 20, ..good.clone() }, "16 MiB"),
+        (api::StartRequest { share_path: "/nonexistent/share".into(), ..good.clone() }, "/nonexistent/share"),
+        (api::StartRequest { guest_cid: 2, ..good.clone() }, "context id 2"),
+    ];
+    for (request, needle) in bad {
+        let text = served.client.start(call(), &request).await.unwrap_err().to_string();
+        assert!(text.contains(needle), "{text}");
+    }
+    assert_eq!(served.status().await, api::state_response::Status::NEW);
+    served.client.start(call(), &good).await.expect("a good description after bad ones");
+    assert!(served.client.start(call(), &good).await.is_err());
+    assert!(served.client.resume(call(), &empty()).await.is_err());
+    assert_eq!(served.status().await, api::state_response::Status::RUNNING);
+    served.client.stop(call(), &empty()).await.unwrap();
+    served.ends();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn pause_stops_the_instructions_and_resume_lets_them_go_on() {
+    let mut served = Served::new("pause").await;
+    served.client.start(call(), &served.request(&Program::new().spin())).await.unwrap();
+    served.client.pause(call(), &empty()).await.unwrap();
+    assert_eq!(served.status().await, api::state_response::Status::PAUSED);
+    let instructions = async || served.client.stats(call(), &empty()).await.unwrap().vcpus[0].instructions;
+    let before = instructions().await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(instructions().await, before);
+    served.client.resume(call(), &empty()).await.unwrap();
+    let begun = Instant::now();
+    while instructions().await == before {
+        assert!(begun.elapsed() < Duration::from_secs(5), "nothing runs after resume");
+    }
+    served.client.stop(call(), &empty()).await.unwrap();
+    served.ends();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_machine_ends_with_its_lifeline() {
+    let mut served = Served::new("lifeline").await;
+    let request = served.request(&Program::new().print("up\n").spin());
+    served.client.start(call(), &request).await.unwrap();
+    drop(served.lifeline.take());
+    served.ends();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_waiter_learns_of_a_stop_and_of_a_panic() {
+    let mut served = Served::new("stop").await;
+    served.client.start(call(), &served.request(&Program::new().spin())).await.unwrap();
+    let waiter = served.client.clone();
+    let waiting = tokio::spawn(async move { waiter.wait(call(), &empty()).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    served.client.stop(call(), &empty()).await.unwrap();
+    let ended = waiting.await.unwrap().expect("the answer comes before the connection closes");
+    assert_eq!(ended.reason.unwrap(), api::ended_response::Reason::STOPPED);
+    served.ends();
+
+    let served = Served::new("panic").await;
+    let (program, text) = Program::new().text("OS panic: no init");
+    let request = served.request(&program.rtas("ibm,os-term", &[text]).spin());
+    served.client.start(call(), &request).await.unwrap();
+    let ended = served.client.wait(call(), &empty()).await.unwrap();
+    assert_eq!((ended.reason.unwrap(), ended.message.as_str()), (api::ended_response::Reason::PANIC, "OS panic: no init"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn descriptors_beyond_the_two_are_closed() {
+    let served = Served::new("inherited").await;
+    // An answer says that start-up is over.
+    assert_eq!(served.status().await, api::state_response::Status::NEW);
+    let targets = || {
+        let listing = std::fs::read_dir(format!("/proc/{}/fd", served.child.id())).unwrap();
+        listing.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap()).collect::<Vec<_>>()
+    };
+    assert!(targets().iter().all(|target| target != &served.stray), "{:?}", targets());
+}
