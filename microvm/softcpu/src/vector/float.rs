@@ -240,3 +240,212 @@ fn move_to_fpscr(op: FloatOp, insn: Insn, b: u64, state: &mut State) {
     let mask = mask & WRITABLE;
     state.fpscr = fpscr::summarized(state.fpscr & !mask | value & mask);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::fpscr::{FI, FPRF, FR, OX, UX, VXCVI, VXSNAN, VXSOFT, VXZDZ, XX, ZX};
+    use super::*;
+
+    /// One doubleword of storage, wherever it is accessed; the last address is kept.
+    struct Cell {
+        value: u128,
+        ea: u64,
+    }
+
+    impl DataMemory for Cell {
+        fn load(&mut self, ea: u64, _size: u8) -> Result<u128, Fault> {
+            self.ea = ea;
+            Ok(self.value)
+        }
+
+        fn store(&mut self, ea: u64, _size: u8, value: u128) -> Result<(), Fault> {
+            (self.ea, self.value) = (ea, value);
+            Ok(())
+        }
+    }
+
+    /// FRT 1, FRA 2, FRB 3, FRC 4.
+    const INSN: u32 = 1 << 21 | 2 << 16 | 3 << 11 | 4 << 6;
+
+    fn run(op: FloatOp, word: u32, state: &mut State) {
+        let mut memory = Cell { value: 0, ea: 0 };
+        execute(op, Insn(word), state, &mut memory).expect("no storage is accessed");
+    }
+
+    fn with(a: u64, b: u64, fpscr: u64) -> State {
+        let mut state = State { fpscr, ..State::default() };
+        state.set_fpr(1, 0x1111);
+        state.set_fpr(2, a);
+        state.set_fpr(3, b);
+        state
+    }
+
+    const ONE: u64 = 0x3ff0_0000_0000_0000;
+    const SNAN: u64 = 0x7ff0_0000_0000_0001;
+
+    #[test]
+    fn enabled_invalid_and_zero_divide_keep_the_target() {
+        // VE and ZE.
+        let mut state = with(0, 0, 0x80 | u64::from(FR | FI) | 0x4000);
+        run(FloatOp::Fdiv, INSN | 1, &mut state);
+        assert_eq!(state.fpr(1), 0x1111);
+        assert_eq!(state.fpscr as u32, FX | FEX | VX | VXZDZ | 0x4080);
+        // FX, FEX, VX to CR1.
+        assert_eq!(state.cr_field(1), 0b1110);
+        let mut state = with(ONE, 1 << 63, 0x10);
+        run(FloatOp::Fdiv, INSN, &mut state);
+        assert_eq!((state.fpr(1), state.fpscr as u32), (0x1111, FX | FEX | ZX | 0x10));
+        let mut state = with(ONE, 1 << 63, 0);
+        run(FloatOp::Fdiv, INSN, &mut state);
+        assert_eq!((state.fpr(1), state.fpscr as u32), (0xfff0_0000_0000_0000, FX | ZX | 0x9000));
+    }
+
+    #[test]
+    fn enabled_inexact_delivers_its_result() {
+        let mut state = with(ONE, 0x4008_0000_0000_0000, 0x8);
+        run(FloatOp::Fdiv, INSN, &mut state);
+        // 1/3 rounds down.
+        assert_eq!((state.fpr(1), state.fpscr as u32), (0x3fd5_5555_5555_5555, FX | FEX | XX | FI | 0x4008));
+    }
+
+    #[test]
+    fn conversion_of_a_signaling_nan() {
+        let mut state = with(0, SNAN, 0);
+        run(FloatOp::Fctidz, INSN, &mut state);
+        assert_eq!((state.fpr(1), state.fpscr as u32), (1 << 63, FX | VX | VXSNAN | VXCVI));
+        // Rounding to single keeps the front of the payload.
+        let mut state = with(0, 0x7ff4_0000_2fff_ffff, 0);
+        run(FloatOp::Frsp, INSN, &mut state);
+        assert_eq!((state.fpr(1), state.fpscr as u32 & FPRF), (0x7ffc_0000_2000_0000, 0x1_1000));
+    }
+
+    #[test]
+    fn rounding_to_an_integer_is_silent() {
+        let mut state = with(0, 0x4004_0000_0000_0000, u64::from(FI | FR));
+        run(FloatOp::Frin, INSN, &mut state);
+        // 2.5 goes away from zero, and nothing is said of it.
+        assert_eq!((state.fpr(1), state.fpscr as u32), (0x4008_0000_0000_0000, 0x4000));
+    }
+
+    #[test]
+    fn fields_of_the_fpscr() {
+        // mtfsf 0x80: field 0 only; FEX and VX are not written.
+        let mut state = with(0, 0xffff_ffff, u64::from(OX));
+        run(FloatOp::Mtfsf, 0x80 << 17 | 3 << 11, &mut state);
+        assert_eq!(state.fpscr as u32, FX | OX);
+        // W: the field of DRN.
+        let mut state = with(0, u64::MAX, 0);
+        run(FloatOp::Mtfsf, 0x01 << 17 | 1 << 16 | 3 << 11, &mut state);
+        assert_eq!(state.fpscr, 7 << 32);
+        // L: everything that can be written.
+        run(FloatOp::Mtfsf, 1 << 25 | 3 << 11, &mut state);
+        assert_eq!(state.fpscr, 0x7_ffff_f7ff);
+        // mcrfs of field 2 (VXSNAN … in field 1; VXISI, VXIDI, VXZDZ, VXIMZ here) reads and clears exceptions.
+        run(FloatOp::Mcrfs, 5 << 23 | 2 << 18, &mut state);
+        assert_eq!((state.cr_field(5), state.fpscr as u32), (15, 0xff0f_f7ff));
+        // FPRF is no exception and stays.
+        run(FloatOp::Mcrfs, 5 << 23 | 4 << 18, &mut state);
+        assert_eq!((state.cr_field(5), state.fpscr as u32), (15, 0xff0f_f7ff));
+    }
+
+    #[test]
+    fn single_bits_of_the_fpscr() {
+        let mut state = State::default();
+        // VXSOFT is bit 53.
+        run(FloatOp::Mtfsb1, 21 << 21, &mut state);
+        assert_eq!(state.fpscr as u32, FX | VX | VXSOFT);
+        run(FloatOp::Mtfsb0, 21 << 21 | 1, &mut state);
+        assert_eq!((state.fpscr as u32, state.cr_field(1)), (FX, 8));
+        // FEX cannot be set.
+        run(FloatOp::Mtfsb1, 1 << 21, &mut state);
+        assert_eq!(state.fpscr as u32, FX);
+        run(FloatOp::Mtfsfi, 7 << 23 | 2 << 12, &mut state);
+        assert_eq!(state.fpscr as u32, FX | 2);
+    }
+
+    #[test]
+    fn the_family_of_mffs() {
+        let before = 0x3_8207_5fff & WRITABLE;
+        for (op, word, result, after) in [
+            (FloatOp::Mffs, 1 << 21, before, before),
+            (FloatOp::Mffsce, 1 << 21, before, before & !0xf8),
+            (FloatOp::Mffscrn, INSN, 0x3_0000_00ff, before & !3 | 1),
+            (FloatOp::Mffscrni, 1 << 21 | 2 << 11, 0x3_0000_00ff, before & !3 | 2),
+            (FloatOp::Mffscdrni, 1 << 21 | 5 << 11, 0x3_0000_00ff, before & 0xffff_ffff | 5 << 32),
+            (FloatOp::Mffsl, 1 << 21, 0x3_0007_50ff, before),
+        ] {
+            let mut state = with(0, 0x4_0000_0001, fpscr::summarized(before));
+            run(op, word, &mut state);
+            assert_eq!(
+                state.fpr(1),
+                if op == FloatOp::Mffs || op == FloatOp::Mffsce { fpscr::summarized(result) } else { result },
+                "{op:?}"
+            );
+            assert_eq!(state.fpscr, fpscr::summarized(after), "{op:?}");
+        }
+    }
+
+    #[test]
+    fn storage_of_singles_pairs_and_words() {
+        let mut state = State { msr: 1 << 63, ..State::default() };
+        state.gpr[2] = 0x1000;
+        // lfsu f1, -8(r2) of a denormal single.
+        let mut memory = Cell { value: 1, ea: 0 };
+        execute(FloatOp::Lfsu, Insn(1 << 21 | 2 << 16 | 0xfff8), &mut state, &mut memory).expect("served");
+        assert_eq!((state.fpr(1), state.gpr[2], memory.ea), (f64::from(f32::from_bits(1)).to_bits(), 0xff8, 0xff8));
+        execute(FloatOp::Stfs, Insn(1 << 21 | 2 << 16), &mut state, &mut memory).expect("served");
+        assert_eq!(memory.value, 1);
+        // The even register of a pair is the high half of the quadword.
+        memory.value = 5 << 64 | 6;
+        execute(FloatOp::Lfdp, Insn(6 << 21 | 2 << 16), &mut state, &mut memory).expect("served");
+        assert_eq!((state.fpr(6), state.fpr(7)), (5, 6));
+        memory.value = 0xffff_fffe;
+        execute(FloatOp::Lfiwax, Insn(1 << 21 | 2 << 16 | 3 << 11), &mut state, &mut memory).expect("served");
+        assert_eq!(state.fpr(1), (-2i64) as u64);
+        execute(FloatOp::Lfiwzx, Insn(1 << 21 | 2 << 16 | 3 << 11), &mut state, &mut memory).expect("served");
+        assert_eq!(state.fpr(1), 0xffff_fffe);
+    }
+
+    #[test]
+    fn addresses_wrap_at_32_bits_outside_64_bit_mode() {
+        let mut state = State::default();
+        state.gpr[2] = 0xffff_fffc;
+        let mut memory = Cell { value: 0, ea: 0 };
+        execute(FloatOp::Lfd, Insn(1 << 21 | 2 << 16 | 8), &mut state, &mut memory).expect("served");
+        assert_eq!(memory.ea, 4);
+        // RA 0 means zero, not r0.
+        state.gpr[0] = 0x100;
+        execute(FloatOp::Lfd, Insn(1 << 21 | 8), &mut state, &mut memory).expect("served");
+        assert_eq!(memory.ea, 8);
+    }
+
+    #[test]
+    fn selection_and_signs() {
+        let mut state = with(1 << 63, 7, 0);
+        state.set_fpr(4, 9);
+        run(FloatOp::Fsel, INSN, &mut state);
+        assert_eq!(state.fpr(1), 9);
+        state.set_fpr(2, SNAN);
+        run(FloatOp::Fsel, INSN, &mut state);
+        assert_eq!((state.fpr(1), state.fpscr), (7, 0));
+        state.set_fpr(2, 1 << 63);
+        run(FloatOp::Fcpsgn, INSN, &mut state);
+        assert_eq!(state.fpr(1), 1 << 63 | 7);
+        let mut state = with(0x1111_2222_3333_4444, 0x5555_6666_7777_8888, 0);
+        run(FloatOp::Fmrgew, INSN, &mut state);
+        assert_eq!(state.fpr(1), 0x1111_2222_5555_6666);
+        run(FloatOp::Fmrgow, INSN, &mut state);
+        assert_eq!(state.fpr(1), 0x3333_4444_7777_8888);
+    }
+
+    #[test]
+    fn underflow_of_a_single_is_judged_by_its_own_range() {
+        // 2^-140 · 2^-5: a denormal single, exact; its class is denormal although the register holds a normal double.
+        let mut state = with((1023 - 140) << 52, (1023 + 5) << 52, 0);
+        run(FloatOp::Fdivs, INSN, &mut state);
+        assert_eq!((state.fpr(1), state.fpscr as u32), ((1023 - 145) << 52, 0x1_4000));
+        let mut state = with((1023 - 140) << 52 | 1, (1023 + 5) << 52, 0);
+        run(FloatOp::Fdivs, INSN, &mut state);
+        assert_eq!(state.fpscr as u32, FX | UX | XX | FI | 0x1_4000);
+    }
+}

@@ -390,3 +390,129 @@ fn extract_right(size: usize, insn: Insn, state: &mut State) -> Result<(), Fault
     state.gpr[insn.rt()] = (state.vr(insn.rb()) >> (8 * index) & (u128::MAX >> (128 - 8 * size))) as u64;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 16 bytes of storage at address 0, numbered.
+    struct Bytes {
+        bytes: [u8; 16],
+        little: bool,
+    }
+
+    impl DataMemory for Bytes {
+        fn load(&mut self, ea: u64, size: u8) -> Result<u128, Fault> {
+            let mut bytes = self.bytes[ea as usize..ea as usize + usize::from(size)].to_vec();
+            if self.little {
+                bytes.reverse();
+            }
+            Ok(bytes.iter().fold(0, |value, &byte| value << 8 | u128::from(byte)))
+        }
+
+        fn store(&mut self, ea: u64, size: u8, value: u128) -> Result<(), Fault> {
+            for i in 0..usize::from(size) {
+                let place = if self.little { i } else { usize::from(size) - 1 - i };
+                self.bytes[ea as usize + i] = (value >> (8 * place)) as u8;
+            }
+            Ok(())
+        }
+    }
+
+    /// VRT 1, RA or VRA 2, VRB 3, VRC 4.
+    const INSN: u32 = 1 << 21 | 2 << 16 | 3 << 11 | 4 << 6;
+    const NUMBERED: u128 = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f;
+
+    fn access(op: VmxOp, ea: u64, little: bool, register: u128) -> (u128, [u8; 16]) {
+        let mut memory = Bytes { bytes: std::array::from_fn(|i| i as u8), little };
+        let mut state = State { msr: 1 << 63 | u64::from(little), ..State::default() };
+        state.gpr[2] = ea;
+        state.set_vr(1, register);
+        execute(op, Insn(INSN), &mut state, &mut memory).expect("storage is there");
+        (state.vr(1), memory.bytes)
+    }
+
+    fn run(op: VmxOp, word: u32, a: u128, b: u128, c: u128) -> State {
+        let mut state = State::default();
+        (state.vsr[34], state.vsr[35], state.vsr[36]) = (a, b, c);
+        execute(op, Insn(word), &mut state, &mut Bytes { bytes: [0; 16], little: false }).expect("no storage is accessed");
+        state
+    }
+
+    #[test]
+    fn elements_go_where_their_address_says() {
+        // Big-endian: byte 5 of storage is byte 5 of the register. Little-endian: counted from the right.
+        assert_eq!(access(VmxOp::Lvebx, 5, false, 0).0, 5 << 80);
+        assert_eq!(access(VmxOp::Lvebx, 5, true, 0).0, 5 << 40);
+        assert_eq!(access(VmxOp::Lvewx, 6, false, 0).0, 0x0405_0607 << 64);
+        assert_eq!(access(VmxOp::Lvewx, 6, true, 0).0, 0x0706_0504 << 32);
+        assert_eq!(access(VmxOp::Lvehx, 3, true, 0).0, 0x0302 << 16);
+        assert_eq!(access(VmxOp::Lvx, 7, false, 0).0, NUMBERED);
+        assert_eq!(access(VmxOp::Lvx, 7, true, 0).0, NUMBERED.swap_bytes());
+        for little in [false, true] {
+            let register = if little { NUMBERED.swap_bytes() } else { NUMBERED } ^ u128::MAX;
+            let (_, bytes) = access(VmxOp::Stvehx, 9, little, register);
+            let expected = std::array::from_fn(|i| if i == 8 || i == 9 { !(i as u8) } else { i as u8 });
+            assert_eq!(bytes, expected);
+        }
+    }
+
+    #[test]
+    fn shift_patterns_for_unaligned_loads() {
+        assert_eq!(access(VmxOp::Lvsl, 3, true, 0).0 >> 112, 0x0304);
+        assert_eq!(access(VmxOp::Lvsr, 3, true, 0).0 >> 112, 0x0d0e);
+        assert_eq!(access(VmxOp::Lvsr, 16, false, 0).0 & 0xff, 0x1f);
+    }
+
+    #[test]
+    fn saturation_is_noted_and_stays() {
+        let state = run(VmxOp::Vaddsbs, INSN, 0x7f << 8, 1 << 8, 0);
+        assert_eq!((state.vr(1), state.vscr), (0x7f << 8, VSCR_SAT));
+        let state = run(VmxOp::Vsububs, INSN, 1, 2, 0);
+        assert_eq!((state.vr(1), state.vscr), (0, VSCR_SAT));
+        let state = run(VmxOp::Vadduws, INSN, 1, 2, 0);
+        assert_eq!((state.vr(1), state.vscr), (3, 0));
+        let state = run(VmxOp::Vpkshus, INSN, 0xffff << 112, 0x00ff, 0);
+        assert_eq!((state.vr(1), state.vscr), (0xff, VSCR_SAT));
+        let state = run(VmxOp::Vpkswss, INSN, 0xffff_8000 << 96, 0x8000, 0);
+        assert_eq!((state.vr(1), state.vscr), (0x8000 << 112 | 0x7fff, VSCR_SAT));
+    }
+
+    #[test]
+    fn comparisons_record_in_cr6() {
+        let dot = INSN & !(31 << 6) | 1 << 10;
+        let state = run(VmxOp::Vcmpequb, dot, NUMBERED, NUMBERED, 0);
+        assert_eq!((state.vr(1), state.cr_field(6)), (u128::MAX, 8));
+        let state = run(VmxOp::Vcmpgtsw, dot, 0, 0, 0);
+        assert_eq!((state.vr(1), state.cr_field(6)), (0, 2));
+        let state = run(VmxOp::Vcmpnezb, dot, NUMBERED, NUMBERED, 0);
+        assert_eq!((state.vr(1), state.cr_field(6)), (0xff << 120, 0));
+        let state = run(VmxOp::Vcmpgtsh, INSN & !(31 << 6), 0, 0xffff, 0);
+        assert_eq!((state.vr(1), state.cr), (0xffff, 0));
+    }
+
+    #[test]
+    fn immediates_and_counts() {
+        let state = run(VmxOp::Vspltisb, 1 << 21 | 0b10001 << 16, 0, 0, 0);
+        assert_eq!(state.vr(1), u128::MAX / 0xff * 0xf1);
+        let state = run(VmxOp::Vclzlsbb, INSN, 0, 0x0202_0001 << 96, 0);
+        assert_eq!(state.gpr[1], 3);
+        let state = run(VmxOp::Vctzlsbb, INSN, 0, 0, 0);
+        assert_eq!(state.gpr[1], 16);
+        let state = run(VmxOp::Vextublx, INSN, 0, NUMBERED, 0);
+        assert_eq!(state.gpr[1], 0);
+        let state = run(VmxOp::Vprtybd, INSN, 0, 1 << 64 | 0x0101, 0);
+        assert_eq!(state.vr(1), 1 << 64);
+        let state = run(VmxOp::Vsubcuw, INSN, 5, 6 << 32 | 5, 0);
+        assert_eq!(u32::from((state.vr(1) >> 32) as u32 == 0), 1);
+        assert_eq!(state.vr(1) as u32, 1);
+    }
+
+    #[test]
+    fn vscr_keeps_two_bits() {
+        let mut state = run(VmxOp::Mtvscr, INSN, 0, u128::MAX, 0);
+        assert_eq!(state.vscr, VSCR_NJ | VSCR_SAT);
+        execute(VmxOp::Mfvscr, Insn(INSN), &mut state, &mut Bytes { bytes: [0; 16], little: false }).expect("no storage");
+        assert_eq!(state.vr(1), 0x1_0001);
+    }
+}

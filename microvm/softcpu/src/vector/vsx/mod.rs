@@ -128,3 +128,89 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State, memory: &mut dyn
     state.vsr[insn.xt()] = result;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mmu::Fault;
+
+    struct Nothing;
+
+    impl DataMemory for Nothing {
+        fn load(&mut self, ea: u64, _size: u8) -> Result<u128, Fault> {
+            Err(Fault::DataSegment { ea })
+        }
+
+        fn store(&mut self, ea: u64, _size: u8, _value: u128) -> Result<(), Fault> {
+            Err(Fault::DataSegment { ea })
+        }
+    }
+
+    const NUMBERED: u128 = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f;
+
+    /// XT 1, XA 34, XB 3, unless `word` says otherwise.
+    fn run(op: VsxOp, word: u32, a: u128, b: u128, t: u128) -> State {
+        let mut state = State::default();
+        (state.vsr[1], state.vsr[34], state.vsr[3]) = (t, a, b);
+        execute(op, Insn(1 << 21 | 2 << 16 | 3 << 11 | 1 << 2 | word), &mut state, &mut Nothing).expect("no storage is accessed");
+        state
+    }
+
+    #[test]
+    fn doublewords_and_words_by_immediates() {
+        let dm = |dm: u32| run(VsxOp::Xxpermdi, dm << 8, NUMBERED, !NUMBERED, 0).vsr[1];
+        assert_eq!(dm(0), NUMBERED >> 64 << 64 | !NUMBERED >> 64);
+        assert_eq!(dm(3), NUMBERED << 64 | (!NUMBERED & u128::from(u64::MAX)));
+        assert_eq!(dm(2), NUMBERED << 64 | !NUMBERED >> 64);
+        assert_eq!(run(VsxOp::Xxsldwi, 1 << 8, NUMBERED, !NUMBERED, 0).vsr[1], NUMBERED << 32 | !NUMBERED >> 96);
+        let state = run(VsxOp::Xxinsertw, 0, 0, NUMBERED, u128::MAX);
+        // UIM is bits 12 to 15: 2 here.
+        assert_eq!(state.vsr[1] >> 64, 0xffff_0405_0607_ffff);
+        assert_eq!(run(VsxOp::Xxextractuw, 0, 0, NUMBERED, 0).vsr[1], 0x0203_0405 << 64);
+        assert_eq!(run(VsxOp::Xxperm, 0, NUMBERED, 0x1000_0000_0000_0000_0000_0000_0000_001f, !NUMBERED).vsr[1] >> 120, 0xff);
+    }
+
+    #[test]
+    fn moves_between_files() {
+        let mut state = State::default();
+        (state.gpr[2], state.gpr[3]) = (0x8000_0001_8000_0002, 7);
+        let insn = Insn(1 << 21 | 2 << 16 | 3 << 11);
+        for (op, expected) in [
+            (VsxOp::Mtvsrd, 0x8000_0001_8000_0002_u128 << 64),
+            (VsxOp::Mtvsrwa, 0xffff_ffff_8000_0002 << 64),
+            (VsxOp::Mtvsrwz, 0x8000_0002 << 64),
+            (VsxOp::Mtvsrdd, 0x8000_0001_8000_0002 << 64 | 7),
+            (VsxOp::Mtvsrws, 0x8000_0002_8000_0002_8000_0002_8000_0002),
+        ] {
+            execute(op, insn, &mut state, &mut Nothing).expect("no storage is accessed");
+            assert_eq!(state.vsr[1], expected, "{op:?}");
+        }
+        state.vsr[1] = NUMBERED;
+        execute(VsxOp::Mfvsrwz, insn, &mut state, &mut Nothing).expect("no storage is accessed");
+        assert_eq!(state.gpr[2], 0x0405_0607);
+        execute(VsxOp::Mfvsrld, insn, &mut state, &mut Nothing).expect("no storage is accessed");
+        assert_eq!(state.gpr[2], 0x0809_0a0b_0c0d_0e0f);
+    }
+
+    #[test]
+    fn facilities_follow_the_register_number() {
+        let high = Insn(1);
+        assert_eq!(facility(VsxOp::Mtvsrd, Insn(0)), Facility::Fp);
+        assert_eq!(facility(VsxOp::Mtvsrd, high), Facility::Vec);
+        assert_eq!(facility(VsxOp::Mtvsrdd, Insn(0)), Facility::Vsx);
+        assert_eq!(facility(VsxOp::Lxvx, high), Facility::Vec);
+        // TX of the DQ form is bit 28.
+        assert_eq!(facility(VsxOp::Lxv, high), Facility::Vsx);
+        assert_eq!(facility(VsxOp::Lxv, Insn(8)), Facility::Vec);
+        assert_eq!(facility(VsxOp::Lxvd2x, high), Facility::Vsx);
+        assert_eq!(facility(VsxOp::Lxsd, Insn(0)), Facility::Vec);
+    }
+
+    #[test]
+    fn a_fault_changes_no_register() {
+        let mut state = State::default();
+        state.vsr[1] = NUMBERED;
+        assert_eq!(execute(VsxOp::Lxvx, Insn(1 << 21), &mut state, &mut Nothing), Err(Fault::DataSegment { ea: 0 }));
+        assert_eq!(state.vsr[1], NUMBERED);
+    }
+}
