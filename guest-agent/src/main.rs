@@ -2,7 +2,8 @@
 //! single-threaded helper processes (this program once more, as `helper …`), pumps their streams, and reaps.
 //!
 //! `--listen-unix DIR` is for tests on a host, inside namespaces of their own: the same agent, reached through unix sockets
-//! `DIR/port-N`, with `DIR/share` in place of the virtio-fs share.
+//! `DIR/port-N`, with `DIR/share` in place of the virtio-fs share. `--boot` after it readies a guest first, and turns it off at the
+//! end: for tests in a machine without vsock and virtio-fs devices.
 
 mod boot;
 mod cgroup;
@@ -61,16 +62,14 @@ fn main() {
     if first == Some("helper") {
         std::process::exit(helper::main(&arguments[1..]));
     }
-    let listen_unix = match (first, arguments.get(1)) {
-        (Some("--listen-unix"), Some(directory)) => Some(PathBuf::from(directory)),
-        _ => None,
-    };
-    let on_host = listen_unix.is_some();
     let pid_1 = std::process::id() == 1;
-    let ended = match listen_unix {
-        Some(directory) => on_a_host(&directory),
-        None if pid_1 => in_the_guest(),
-        None => {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (owns_machine, ended) = match words[..] {
+        ["--listen-unix", directory] => (false, with_unix_sockets(Path::new(directory), false)),
+        ["--listen-unix", directory, "--boot"] if pid_1 => (true, with_unix_sockets(Path::new(directory), true)),
+        // The kernel hands on words of its command line that it does not know.
+        _ if pid_1 => (true, in_the_guest()),
+        _ => {
             eprintln!("paperboat-agent is PID 1 of a Paperboat guest; on a host: paperboat-agent --listen-unix DIR");
             std::process::exit(2);
         }
@@ -78,7 +77,7 @@ fn main() {
     if let Err(error) = &ended {
         crate::error!("fatal: {error}");
     }
-    if on_host {
+    if !owns_machine {
         std::process::exit(i32::from(ended.is_err()));
     }
     // A PID 1 that returns would only panic the kernel, and one that stays would leave the pod hanging.
@@ -88,12 +87,7 @@ fn main() {
 }
 
 fn in_the_guest() -> Result<(), AgentFailure> {
-    std::panic::set_hook(Box::new(|panic| {
-        crate::error!("fatal: {panic}");
-        boot::power_off();
-    }));
-    boot::set_up()?;
-    crate::info!("booted version={}", env!("CARGO_PKG_VERSION"));
+    boot()?;
     let share = match boot::mount_share() {
         Ok(share) => share,
         Err(error) => {
@@ -104,13 +98,28 @@ fn in_the_guest() -> Result<(), AgentFailure> {
     serve(Surroundings { transport: Transport::Vsock, share, directory: DIRECTORY.into(), owns_machine: true })
 }
 
-fn on_a_host(directory: &Path) -> Result<(), AgentFailure> {
+fn with_unix_sockets(directory: &Path, owns_machine: bool) -> Result<(), AgentFailure> {
+    if owns_machine {
+        boot()?;
+        let share = directory.join("share/containers");
+        std::fs::create_dir_all(&share).map_err(|source| AgentFailure::Io { what: format!("{share:?}"), source })?;
+    }
     serve(Surroundings {
         transport: Transport::Unix(directory.to_owned()),
         share: directory.join("share"),
         directory: directory.join("containers"),
-        owns_machine: false,
+        owns_machine,
     })
+}
+
+fn boot() -> Result<(), AgentFailure> {
+    std::panic::set_hook(Box::new(|panic| {
+        crate::error!("fatal: {panic}");
+        boot::power_off();
+    }));
+    boot::set_up()?;
+    crate::info!("booted version={}", env!("CARGO_PKG_VERSION"));
+    Ok(())
 }
 
 /// Serves until it is asked to shut down. One thread: a second one would cost a small guest memory and its helpers nothing less.
