@@ -2,6 +2,8 @@
 
 mod fixture;
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use fixture::{LONG, Pod, can_run, context, exists, read_all, refusal};
@@ -207,14 +209,14 @@ async fn what_cannot_run_is_refused_with_its_name() {
     let mut alien = std::fs::read(foreign.rootfs().join("bin/busybox")).expect("busybox");
     alien[18..20].copy_from_slice(&22u16.to_le_bytes());
     std::fs::write(foreign.rootfs().join("bin/alien"), alien).expect("alien");
-    std::process::Command::new("chmod").arg("755").arg(foreign.rootfs().join("bin/alien")).status().expect("chmod");
+    executable(&foreign.rootfs().join("bin/alien"));
     let (_, text) = refusal(foreign.create().await);
     assert!(text.contains("/bin/alien") && text.contains("s390x"), "{text}");
 
     // Found out only by executing it.
     let broken = pod.container("broken", &["/bin/broken"]);
     std::fs::write(broken.rootfs().join("bin/broken"), "no program").expect("broken");
-    std::process::Command::new("chmod").arg("755").arg(broken.rootfs().join("bin/broken")).status().expect("chmod");
+    executable(&broken.rootfs().join("bin/broken"));
     let (_, text) = refusal(broken.run().await);
     assert!(text.contains("/bin/broken") && text.contains("ENOEXEC"), "{text}");
     assert_ne!(broken.wait("").await.exit_status, 0);
@@ -234,6 +236,10 @@ async fn what_cannot_run_is_refused_with_its_name() {
     let other = HelloRequest { protocol_version: 99, ..Default::default() };
     let (code, text) = refusal(pod.agent.hello(context(), &other).await);
     assert!(code == Code::FAILED_PRECONDITION && text.contains("99"), "{text}");
+}
+
+fn executable(path: &Path) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
 }
 
 #[tokio::test]
