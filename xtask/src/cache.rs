@@ -113,7 +113,7 @@ impl Cache {
         for dir in ["store", "tmp", "logs", "debs", "products"] {
             fs::create_dir_all(root.join(dir)).with_context(unwritable)?;
         }
-        let probe = root.join("tmp").join(format!("probe.{}", std::process::id()));
+        let probe = root.join(format!(".probe.{}", std::process::id()));
         fs::write(&probe, b"probe").with_context(unwritable)?;
         fs::remove_file(&probe).with_context(unwritable)?;
         Ok(Self { root })
@@ -176,6 +176,14 @@ impl Cache {
         remove_tree(&dir)?;
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         Ok(dir)
+    }
+
+    /// Removes what interrupted steps have left. Only for the holder of the lock.
+    pub fn remove_stages(&self) -> Result<()> {
+        for entry in fs::read_dir(self.root.join("tmp"))? {
+            remove_tree(&entry?.path())?;
+        }
+        Ok(())
     }
 
     /// Makes a filled stage the product of `step`; older products of the step beyond `keep` are removed.
@@ -369,6 +377,9 @@ mod tests {
         let root = scratch("whole");
         let cache = Cache::at(root.clone()).unwrap();
         assert!(matches!(cache.find("step", "k"), Found::Missing));
+        let interrupted = cache.stage("step", "other").unwrap();
+        cache.remove_stages().unwrap();
+        assert!(!interrupted.exists());
         let stage = cache.stage("step", "k").unwrap();
         fs::write(stage.join("a"), b"one").unwrap();
         assert!(matches!(cache.find("step", "k"), Found::Missing));

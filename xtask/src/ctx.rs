@@ -41,9 +41,12 @@ impl Ctx {
         Ok(Self { root: root.to_owned(), cache: Cache::open()?, ui: Ui::new(), offline })
     }
 
-    /// Takes the cache for this process, saying so when another one has to be waited for.
+    /// Takes the cache for this process, saying so when another one has to be waited for. What interrupted steps
+    /// have left is removed: nobody else is running one.
     pub fn lock(&self) -> Result<nix::fcntl::Flock<std::fs::File>> {
-        self.cache.lock(|| self.ui.line("cache", "waiting for another cargo xtask to finish"))
+        let lock = self.cache.lock(|| self.ui.line("cache", "waiting for another cargo xtask to finish"))?;
+        self.cache.remove_stages()?;
+        Ok(lock)
     }
 
     /// Runs the step `name` unless its product for these inputs is there. `ticks` is how many lines its

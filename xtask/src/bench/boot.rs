@@ -2,6 +2,7 @@
 //! partition. Both are counted to the power-off that the program asks for as its first act.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -27,8 +28,19 @@ struct Boot {
 
 /// Measures instructions, and processor seconds in turn with the peer.
 pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
-    let work = lab.ctx.cache.stage("bench", "boot")?;
-    let program = guest::c_program(lab.ctx, &lab.host, "userland")?;
+    let work = std::env::temp_dir().join(format!("paperboat-bench-{}", std::process::id()));
+    crate::cache::remove_tree(&work)?;
+    fs::create_dir(&work).with_context(|| format!("create {}", work.display()))?;
+    let figures = measure_in(lab, &work);
+    crate::cache::remove_tree(&work)?;
+    figures
+}
+
+fn measure_in(lab: &Lab, work: &Path) -> Result<Vec<Figure>> {
+    let program = {
+        let _lock = lab.ctx.lock()?;
+        guest::c_program(lab.ctx, &lab.host, "userland")?
+    };
     let mut archive = Archive::default();
     archive.push("dev", Node::Directory { mode: 0o755 })?;
     archive.push("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
@@ -44,7 +56,7 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
         .arg(kernel)
         .arg("--initrd")
         .arg(&initramfs);
-    let mut theirs = peer::command(&work, kernel, &initramfs, MEMORY_BYTES)?;
+    let mut theirs = peer::command(work, kernel, &initramfs, MEMORY_BYTES)?;
 
     let (mut instructions, mut our_seconds, mut their_seconds) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..lab.runs {
@@ -53,7 +65,6 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
         our_seconds.push(boot.cpu_seconds);
         their_seconds.push(run(&mut theirs)?.cpu_seconds);
     }
-    crate::cache::remove_tree(&work)?;
     let middle = |values: Vec<f64>| median(values).context("at least one run is needed");
     let (ours, theirs) = (middle(our_seconds)?, middle(their_seconds)?);
     let figure = |name: &str, value, unit, peer, goal| Figure { figure: name.into(), value, unit, peer, runs: lab.runs, goal };
