@@ -158,6 +158,7 @@ impl Cpu {
         if let Some(trace) = &mut self.trace {
             trace.interrupt(interrupt, return_to, old, self.spr[sprn::DAR]);
         }
+        self.interrupts += 1;
         self.shared.count_interrupt(self.id);
         let relocated = ail >= 2
             && old & (msr::IR | msr::DR) == msr::IR | msr::DR

@@ -98,6 +98,8 @@ pub struct Cpu {
     pub(crate) attention: Arc<AtomicU32>,
     /// Instructions completed, as of the start of the current block.
     pub instructions: u64,
+    /// Interrupts taken. They count against the budget too: a fetch that faults in its own handler completes no instruction.
+    pub(crate) interrupts: u64,
     /// Index of the current instruction in its block.
     pub index: u32,
     /// Time base value at which DEC turns negative.
@@ -137,6 +139,7 @@ impl Cpu {
             cfar: 0,
             attention: shared.attention_word(id),
             instructions: 0,
+            interrupts: 0,
             index: 0,
             dec_deadline: 0,
             tb_skipped: 0,

@@ -146,7 +146,7 @@ impl Engine {
         if self.replay {
             return None;
         }
-        if shared.budget.is_some_and(|budget| self.cpu.instructions >= budget) {
+        if shared.budget.is_some_and(|budget| self.cpu.instructions + self.cpu.interrupts >= budget) {
             return Some(Exit::Budget);
         }
         if self.cpu.instructions >= self.cpu.check_at {
@@ -194,7 +194,7 @@ impl Engine {
             Clock::instructions_for(remaining as u64 + 1)
         };
         let next = cpu.instructions.saturating_add(interval.max(1));
-        cpu.check_at = cpu.shared.budget.map_or(next, |budget| next.min(budget));
+        cpu.check_at = cpu.shared.budget.map_or(next, |budget| next.min(budget.saturating_sub(cpu.interrupts)));
     }
 
     /// H_CEDE: sleeps until an interrupt, H_PROD, or a kick.
