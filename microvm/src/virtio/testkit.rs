@@ -52,6 +52,31 @@ impl InterruptLine for RecordingLine {
     }
 }
 
+/// Random numbers for tests (xorshift64): the seed is printed, and taken from the environment variable SEED.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new() -> Self {
+        let given = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
+        let seed = given.unwrap_or_else(clock) | 1;
+        println!("SEED={seed}");
+        Self(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `limit`.
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
 /// Waits until `ready` answers something; fails the test with `what` after [`PATIENCE`].
 pub(super) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

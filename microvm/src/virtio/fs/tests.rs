@@ -11,7 +11,7 @@ use virtiofsd::fuse::{self, FsOptions, Opcode};
 use vm_memory::ByteValued;
 
 use super::*;
-use crate::virtio::testkit::{Driver, wait_for};
+use crate::virtio::testkit::{Driver, Random, wait_for};
 
 const PRIORITY: usize = 0;
 const REQUEST: usize = 1;
@@ -540,35 +540,25 @@ fn requests_without_header_or_room_need_a_reset() {
 
 #[test]
 fn random_requests_never_end_the_server() {
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1);
-    println!("SEED={seed}");
-    let mut state: u64 = seed;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = Random::new();
     let outside = TempDir::new().unwrap();
     fs::create_dir(outside.path().join("share")).unwrap();
     let mut guest = Guest::on(TempDir::new_in(outside.path().join("share")).unwrap());
     let names = ["a", "b", "c", "..", "a/b", "."];
     for _ in 0..3000 {
-        let opcode = (random() % 54) as u32;
+        let opcode = random.below(54) as u32;
         if matches!(opcode, 2 | 36 | 42) {
             continue;
         }
-        let mut body: Vec<u8> = (0..random() % 88).map(|_| if random() % 3 == 0 { random() as u8 } else { 0 }).collect();
+        let mut body: Vec<u8> =
+            (0..random.below(88)).map(|_| if random.below(3) == 0 { random.next() as u8 } else { 0 }).collect();
         body.truncate(body.len() / 8 * 8);
-        if random() % 2 == 0 {
-            body.extend(string(names[(random() % 6) as usize]));
-            body.extend(string(names[(random() % 6) as usize]));
+        if random.below(2) == 0 {
+            body.extend(string(names[random.below(6) as usize]));
+            body.extend(string(names[random.below(6) as usize]));
         }
-        let inode = if random() % 8 == 0 { random() } else { 1 + random() % 6 };
-        let _ = guest.call_raw(opcode, inode, &[&body], (64 + random() % 4096) as usize);
+        let inode = if random.below(8) == 0 { random.next() } else { 1 + random.below(6) };
+        let _ = guest.call_raw(opcode, inode, &[&body], 64 + random.below(4096) as usize);
     }
     guest.init();
     assert!(guest.call(Opcode::Statfs, 1, &[]).is_ok());

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::packet::{HEADER_BYTES, HOST_CID, Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_SEND, TYPE_STREAM};
 use super::*;
-use crate::virtio::testkit::{Buffer, Driver, PATIENCE, wait_for};
+use crate::virtio::testkit::{Buffer, Driver, PATIENCE, Random, wait_for};
 
 const CID: u64 = 3;
 const RX: usize = 0;
@@ -416,4 +416,70 @@ fn a_reset_closes_every_connection_and_shutdown_removes_the_socket() {
     guest.driver.function.shutdown();
     assert!(!path.exists());
     assert_eq!(again.read(&mut [0; 8]).unwrap(), 0);
+}
+
+#[test]
+fn random_packets_never_end_the_device() {
+    let mut random = Random::new();
+    let mut guest = Guest::new();
+    let _listener = UnixListener::bind(guest.directory.path().join("vsock_5000")).unwrap();
+    let (mut client, host) = guest.connect_from_host(9);
+    client.set_nonblocking(true).unwrap();
+    for _ in 0..4000 {
+        let payload = vec![7; random.below(3000) as usize];
+        let honest = random.below(4) != 0;
+        let header = Header {
+            source_cid: if random.below(20) == 0 { random.next() } else { CID },
+            destination_cid: if random.below(20) == 0 { random.next() } else { HOST_CID },
+            source_port: [9, 10, 11, random.next() as u32][random.below(4) as usize],
+            destination_port: [host, 5000, 5001, random.next() as u32][random.below(4) as usize],
+            length: if honest { payload.len() as u32 } else { random.next() as u32 },
+            socket_type: if random.below(20) == 0 { random.next() as u16 } else { TYPE_STREAM },
+            operation: None,
+            flags: random.below(8) as u32,
+            buffer_bytes: random.next() as u32,
+            forwarded: random.next() as u32,
+        };
+        let mut bytes = header.to_bytes();
+        bytes[30] = random.below(10) as u8;
+        let buffers = [guest.driver.place(&bytes), guest.driver.place(&payload)];
+        guest.driver.offer(TX, &buffers);
+        guest.driver.notify(TX);
+        while guest.driver.take_used(TX).is_none() {
+            guest.try_receive();
+        }
+        while guest.try_receive().is_some() {}
+        let _ = client.write(&[1; 100]);
+        let _ = client.read(&mut [0; 4096]);
+    }
+    assert_eq!(guest.driver.status(), 0x0f);
+    // Still of use to those who behave: a connection on ports that no packet above can have meant.
+    let (mut client, host) = guest.connect_to_fresh_port();
+    guest.send(host, FRESH_PORT, Operation::Data, 0, b"alive");
+    let mut heard = [0; 5];
+    client.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"alive");
+}
+
+const FRESH_PORT: u32 = 4_000_000_000;
+
+impl Guest {
+    /// Like [`Self::connect_from_host`], past whatever else the device still has to say.
+    fn connect_to_fresh_port(&mut self) -> (UnixStream, u32) {
+        let mut client = UnixStream::connect(self.path()).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(format!("CONNECT {FRESH_PORT}\n").as_bytes()).unwrap();
+        let host = loop {
+            let (header, _) = self.receive();
+            if header.operation == Some(Operation::Request) && header.destination_port == FRESH_PORT {
+                break header.source_port;
+            }
+        };
+        self.send(host, FRESH_PORT, Operation::Response, 0, &[]);
+        let mut byte = [0];
+        while byte[0] != b'\n' {
+            client.read_exact(&mut byte).unwrap();
+        }
+        (client, host)
+    }
 }
