@@ -88,13 +88,15 @@ pub(super) fn execute(cpu: &mut Cpu, op: SystemOp, insn: Insn) -> Result<(), Sto
             cpu.st.set_cr_field(0, bits);
         }
         Slbsync => {}
+        // More than asked for is allowed: the next accesses fill the soft TLB again.
+        Tlbiel => cpu.storage.forget_all(),
         Msgsndp if doorbell_to_self(rb) => {
             cpu.doorbell = true;
             cpu.shared.notice(cpu.id);
         }
         Msgclrp if doorbell_to_self(rb) => cpu.doorbell = false,
         Msgsndp | Msgclrp => {}
-        Hrfid | Tlbie | Tlbiel | Tlbsync | Msgsnd | Msgclr | Msgsync | Lbzcix | Lhzcix | Lwzcix | Ldcix | Stbcix | Sthcix
+        Hrfid | Tlbie | Tlbsync | Msgsnd | Msgclr | Msgsync | Lbzcix | Lhzcix | Lwzcix | Ldcix | Stbcix | Sthcix
         | Stwcix | Stdcix => return Err(program::illegal()),
     }
     Ok(())

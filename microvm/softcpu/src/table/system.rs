@@ -32,7 +32,8 @@ instruction_class! {
         SlbfeeRecord = "slbfee.", x_dot(31, 979), "RT,RB", V206, Base, supervisor;
         Slbsync = "slbsync", x(31, 338), "", V300, Base, supervisor;
         Tlbie = "tlbie", x(31, 306), "RB,RS,RIC,PRS,R", V206, Base, hypervisor;
-        Tlbiel = "tlbiel", x(31, 274), "RB,RS,RIC,PRS,R", V206, Base, hypervisor;
+        // The local form is the partition's: Linux flushes this way when it takes a CPU offline.
+        Tlbiel = "tlbiel", x(31, 274), "RB,RS,RIC,PRS,R", V206, Base, supervisor;
         Tlbsync = "tlbsync", x(31, 566), "", V206, Base, hypervisor;
         // III 11: processor control.
         Msgsnd = "msgsnd", x(31, 206), "RB", V207, Base, hypervisor;
