@@ -35,6 +35,9 @@ pub const MEMORY_STEP: u64 = 16 << 20;
 /// Every thread has left within this time after the end.
 pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 
+/// How many console lines are searched for the reason of a panic: registers and call traces follow it.
+const PANIC_LOOK_LINES: usize = 200;
+
 /// Physical address of Linux's `__secondary_hold_spinloop`: zero until the boot CPU releases the secondaries.
 const HOLD_RELEASE: u64 = 0x8;
 /// Physical address of Linux's `__secondary_hold`, entered with the hardware id in r3.
@@ -464,6 +467,18 @@ impl Inner {
         }
     }
 
+    /// Linux (6.12) passes no text to ibm,os-term; its reason stands on the console then.
+    fn with_panic_text(&self, reason: EndReason) -> EndReason {
+        const MARK: &str = "Kernel panic - not syncing";
+        let EndReason::Panic(text) = &reason else { return reason };
+        if !text.is_empty() {
+            return reason;
+        }
+        let lines = self.console.tail_lines(PANIC_LOOK_LINES);
+        let found = lines.iter().rev().find_map(|line| line.find(MARK).map(|at| line[at..].to_owned()));
+        EndReason::Panic(found.unwrap_or_else(|| "no reason given".to_owned()))
+    }
+
     fn kick_all(&self) {
         for side in &self.vcpus {
             side.handle.kick();
@@ -594,7 +609,7 @@ fn run(inner: &Inner, vcpu: &mut dyn Vcpu) -> Next {
                     Action::None => {}
                     Action::StopSelf => return Next::Parked,
                     Action::End(end) => {
-                        inner.end(end.into());
+                        inner.end(inner.with_panic_text(end.into()));
                         return Next::Over;
                     }
                     Action::SystemReset(targets) => {

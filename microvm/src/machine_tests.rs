@@ -160,6 +160,20 @@ fn a_failure_of_the_backend_ends_with_its_text() {
 }
 
 #[test]
+fn a_panic_without_text_is_explained_by_the_console() {
+    let made = machine("panic", 1, Vec::new());
+    let inner = &made.machine.inner;
+    let explained = || inner.with_panic_text(EndReason::Panic(String::new()));
+    assert_eq!(explained(), EndReason::Panic("no reason given".into()));
+    inner.console.write(b"[ 1.0] Kernel panic - not syncing: first\n[ 2.0] Kernel panic - not syncing: no init\nCall Trace:\n");
+    assert_eq!(explained(), EndReason::Panic("Kernel panic - not syncing: no init".into()));
+    let given = EndReason::Panic("given".into());
+    assert_eq!(inner.with_panic_text(given.clone()), given);
+    assert_eq!(inner.with_panic_text(EndReason::Reboot), EndReason::Reboot);
+    made.machine.stop();
+}
+
+#[test]
 fn the_budget_ends_the_machine() {
     let made = machine("budget", 1, vec![vec![Step::Exit(Exit::Budget)]]);
     made.machine.start().unwrap();

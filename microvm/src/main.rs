@@ -26,7 +26,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run one machine with its console here.
-    Run(run::RunArguments),
+    Run(Box<run::RunArguments>),
     /// Serve the control API to a program that started this one.
     Serve(serve::ServeArguments),
 }
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     logger::install();
     let outcome = match arguments.command {
-        Command::Run(arguments) => run::run(arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::serve(&arguments),
     };
     match outcome {

@@ -194,12 +194,12 @@ impl FromStr for TraceChoice {
     }
 }
 
-pub fn run(arguments: RunArguments) -> Result<ExitCode> {
+pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     // Before any thread: a signal goes to the one that waits for it.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block().context("blocking signals")?;
-    let machine = build(&arguments)?;
-    dump(&arguments, &machine)?;
+    let machine = build(arguments)?;
+    dump(arguments, &machine)?;
     jail::enter_jail()?;
     let stdio = matches!(arguments.console, ConsoleChoice::Stdio);
     let raw = if stdio { RawMode::enter().context("setting up the terminal")? } else { None };
