@@ -10,7 +10,7 @@ use crate::chores::Products;
 use crate::cli::{Stage, TestArgs};
 use crate::ctx::Ctx;
 use crate::setup::Host;
-use crate::{guest, kernel, lint, ui};
+use crate::{guest, kernel, lint, setup, ui};
 
 /// The crate whose tests need guests.
 const E2E: &str = "paperboat-e2e";
@@ -38,6 +38,11 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
         passed
     };
 
+    // Tests link against the machine's libraries and call its programs.
+    stage("packages", &mut || {
+        let _lock = ctx.lock()?;
+        setup::ensure_packages(ctx, &Host::detect()?).map(|()| Vec::new())
+    });
     if wanted(Stage::Lint) {
         stage("lint", &mut || lint::run(ctx).map(|()| Vec::new()));
     }
