@@ -211,6 +211,11 @@ fn undefined_decimal(row: &Row, insn: Insn, case: &Case, mask: &mut Mask) {
     match name {
         "bcdus." => mask.cr |= CR6,
         "bcdctsq." | "bcdadd." | "bcdsub." if overwritten => mask.cr |= CR6,
+        // It calls the sum of two zeros positive as well as zero, and lets it keep their sign.
+        "bcdadd." | "bcdsub." if a >> 4 == 0 && b >> 4 == 0 => {
+            mask.vsr |= 0xf;
+            mask.cr |= CR6;
+        }
         "bcdcpsgn." if overwritten => {
             mask.vsr |= 0xf;
             mask.cr |= CR6;

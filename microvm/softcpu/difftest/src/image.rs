@@ -12,6 +12,8 @@ const CODE: u64 = BASE + 0x1000;
 const CURRENT: u64 = BASE + 0x3000;
 /// A doubleword of zero beside it.
 const CURRENT_ZERO: i64 = 8;
+/// The MSR to go on with after an interrupt.
+const CURRENT_MSR: i64 = 16;
 /// Arguments of the system calls that set up signals.
 const SIGACTION: u64 = BASE + 0x3100;
 const SIGSTACK: u64 = BASE + 0x3200;
@@ -269,7 +271,7 @@ fn emit_bare(p: &mut Program, records: u64) {
     p.x(31, 5, 5, 6, 316); // xor r5,r5,r6: without the low half
     p.x(31, 5, 3, 3, 444); // or r3,r5,r3
     p.std(3, 1, STATUS);
-    // An enabled floating-point exception stays pending until FPSCR is cleared, so FE0 and FE1 come back after that.
+    // An enabled floating-point exception stays pending until FPSCR is cleared, so FE0 and FE1 come back after that, and translation with them.
     p.x(31, 6, 0, 0, 83); // mfmsr r6
     p.constant(5, MSR & 0x7fff_ffff & !MSR_FE);
     p.x(31, 6, 6, 5, 444); // or r6,r6,r5
@@ -277,14 +279,16 @@ fn emit_bare(p: &mut Program, records: u64) {
     emit_store_vectors(p);
     p.lfd(0, 4, CURRENT_ZERO);
     p.word(63 << 26 | 1 << 25 | 711 << 1); // mtfsf with L = 1
-    p.constant(5, MSR_FE);
-    p.x(31, 6, 6, 5, 444); // or r6,r6,r5
+    p.ld(6, 4, CURRENT_MSR);
     p.x(31, 6, 0, 0, 178); // mtmsrd r6
     p.b(Label::Next);
     p.label(Label::Exit);
     p.constant(3, DONE);
     p.word(0x4400_0022); // sc 1
     p.label(Label::Start);
+    p.x(31, 3, 0, 0, 83); // mfmsr r3
+    p.constant(4, CURRENT);
+    p.std(3, 4, CURRENT_MSR);
     p.mfspr(3, FSCR);
     p.word(24 << 26 | 3 << 21 | 3 << 16 | FSCR_TAR); // ori r3,r3,FSCR_TAR
     p.mtspr(FSCR, 3);

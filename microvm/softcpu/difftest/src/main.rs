@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use paperboat_difftest::case::{Case, Endian, Ending, Outcome};
 use paperboat_difftest::generate::{Class, candidates, case, runs_in};
 use paperboat_difftest::image::BATCH;
+use paperboat_difftest::machine::Translation;
 use paperboat_difftest::qemu::Qemu;
 use paperboat_difftest::rng::Rng;
 use paperboat_difftest::{compare, corpus, direct, machine, program};
@@ -64,6 +65,7 @@ fn main() -> Result<ExitCode> {
     let mut batch = 0;
     while done < arguments.count {
         let endian = if batch % 2 == 0 { Endian::Little } else { Endian::Big };
+        let translation = Translation::of_batch(batch);
         batch += 1;
         let ops: Vec<Op> = ops.iter().copied().filter(|op| runs_in(*op, endian)).collect();
         // Without a class or an instruction named, every fourth pair of batches holds programs.
@@ -81,12 +83,12 @@ fn main() -> Result<ExitCode> {
             })
             .collect();
         let theirs = qemu.run(&cases, endian)?;
-        let ours = if arguments.direct { direct::run(&cases, endian) } else { machine::run(&cases, endian)? };
+        let ours = if arguments.direct { direct::run(&cases, endian) } else { machine::run(&cases, endian, translation)? };
         for (index, (case, (ours, theirs))) in cases.iter().zip(ours.iter().zip(&theirs)).enumerate() {
             let Some(text) = judge(&mut tallies, case, endian, ours, theirs, arguments.show) else { continue };
             println!("{text}");
             if case.is_program() {
-                let (case, ours, theirs) = shrink(&qemu, &cases, index, endian)?;
+                let (case, ours, theirs) = shrink(&qemu, &cases, index, endian, translation)?;
                 println!("shrunk to\n{}", compare::describe(&case, endian, &ours, &theirs));
             }
         }
@@ -149,12 +151,18 @@ fn judge(
 }
 
 /// Makes nothing of one instruction after the other as long as the two sides still differ.
-fn shrink(qemu: &Qemu, cases: &[Case], index: usize, endian: Endian) -> Result<(Case, Outcome, Outcome)> {
+fn shrink(
+    qemu: &Qemu,
+    cases: &[Case],
+    index: usize,
+    endian: Endian,
+    translation: Translation,
+) -> Result<(Case, Outcome, Outcome)> {
     // Addresses depend on the place in the batch, so the program stays where it is.
     let mut cases = cases[..=index].to_vec();
     let run = |cases: &[Case]| -> Result<(Outcome, Outcome)> {
         let last = |outcomes: Vec<Outcome>| outcomes.into_iter().last().ok_or_else(|| anyhow::anyhow!("no outcome"));
-        Ok((last(machine::run(cases, endian)?)?, last(qemu.run(cases, endian)?)?))
+        Ok((last(machine::run(cases, endian, translation)?)?, last(qemu.run(cases, endian)?)?))
     };
     for at in 0..=cases[index].rest.len() {
         let full = cases[index].clone();

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use paperboat_difftest::case::{Case, Endian};
 use paperboat_difftest::compare::{agree, describe};
 use paperboat_difftest::corpus::{Golden, parse};
-use paperboat_difftest::machine;
+use paperboat_difftest::machine::{self, Translation};
 use paperboat_softcpu::table::{Insn, decode};
 
 const CORPORA: [(&str, &str); 5] = [
@@ -18,13 +18,13 @@ const CORPORA: [(&str, &str); 5] = [
 ];
 
 /// Runs the lines of one byte order at the places they were recorded for; the descriptions of those that differ.
-fn mismatches(golden: &[Golden], endian: Endian) -> Vec<String> {
+fn mismatches(golden: &[Golden], endian: Endian, translation: Translation) -> Vec<String> {
     let chosen: Vec<&Golden> = golden.iter().filter(|golden| golden.endian == endian).collect();
     let cases: Vec<Case> = chosen.iter().map(|golden| golden.case.clone()).collect();
     for (place, golden) in chosen.iter().enumerate() {
         assert_eq!(place, golden.index, "lines of a byte order are numbered through");
     }
-    let outcomes = machine::run(&cases, endian).expect("the machine runs");
+    let outcomes = machine::run(&cases, endian, translation).expect("the machine runs");
     chosen
         .iter()
         .zip(outcomes)
@@ -42,8 +42,10 @@ fn every_line_comes_out_as_recorded() {
     for (name, text) in CORPORA {
         let golden = parse(text).expect("a readable corpus");
         for endian in [Endian::Little, Endian::Big] {
-            for text in mismatches(&golden, endian) {
-                let _ = writeln!(wrong, "{name}: {text}");
+            for translation in [Translation::Real, Translation::Paged(12), Translation::Paged(16)] {
+                for text in mismatches(&golden, endian, translation) {
+                    let _ = writeln!(wrong, "{name}, {translation:?}: {text}");
+                }
             }
         }
     }
@@ -67,5 +69,5 @@ fn a_wrong_expectation_is_noticed() {
     let add = golden.iter_mut().find(|golden| golden.case.word >> 26 == 14).expect("an addi");
     let (endian, target) = (add.endian, (add.case.word >> 21 & 31) as usize);
     add.outcome.after.gpr[target] ^= 1;
-    assert_eq!(mismatches(&golden, endian).len(), 1);
+    assert_eq!(mismatches(&golden, endian, Translation::Real).len(), 1);
 }
