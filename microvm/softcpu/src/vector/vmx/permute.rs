@@ -81,10 +81,13 @@ pub(super) fn unpack_pixel(pixel: u16) -> u32 {
     (if pixel & 0x8000 != 0 { 0xff00_0000 } else { 0 }) | (pixel & 0x7c00) << 6 | (pixel & 0x03e0) << 3 | pixel & 0x001f
 }
 
-/// vgbbd: a doubleword as an 8 × 8 bit matrix, transposed.
+/// vgbbd: a doubleword as an 8 × 8 bit matrix, transposed: first in blocks of 2 × 2 bits, then 4 × 4, then 8 × 8.
 pub(super) fn gather_bits(doubleword: u64) -> u64 {
-    let rows = doubleword.to_be_bytes();
-    u64::from_be_bytes(std::array::from_fn(|column| rows.iter().fold(0, |bits, row| bits << 1 | (row >> (7 - column) & 1))))
+    const STEPS: [(u32, u64); 3] = [(7, 0x00aa_00aa_00aa_00aa), (14, 0x0000_cccc_0000_cccc), (28, 0x0000_0000_f0f0_f0f0)];
+    STEPS.iter().fold(doubleword, |x, &(distance, mask)| {
+        let exchanged = (x ^ x >> distance) & mask;
+        x ^ exchanged ^ exchanged << distance
+    })
 }
 
 /// vbpermq: sixteen bits of `a`, named by the bytes of `b`, zero for 128 and more.
@@ -144,6 +147,11 @@ mod tests {
         assert_eq!(gather_bits(0xff00_0000_0000_0000), 0x8080_8080_8080_8080);
         assert_eq!(gather_bits(0x0100_0000_0000_0000), 0x80);
         assert_eq!(gather_bits(0x8040_2010_0804_0201), 0x8040_2010_0804_0201);
+        for row in 0..8 {
+            for column in 0..8 {
+                assert_eq!(gather_bits(1 << (8 * row + column)), 1 << (8 * column + row));
+            }
+        }
     }
 
     #[test]

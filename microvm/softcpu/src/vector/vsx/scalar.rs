@@ -84,8 +84,15 @@ pub(super) fn execute(op: VsxOp, insn: Insn, state: &mut State) -> Option<u128> 
         }
         Xscvdpsxds => conclude_integer(state, operation::to_integer(rb, SIGNED_DOUBLEWORD, Rounding::TowardZero)),
         Xscvdpuxds => conclude_integer(state, operation::to_integer(rb, UNSIGNED_DOUBLEWORD, Rounding::TowardZero)),
-        Xscvdpsxws => conclude_integer(state, operation::to_integer(rb, SIGNED_WORD, Rounding::TowardZero)),
-        Xscvdpuxws => conclude_integer(state, operation::to_integer(rb, UNSIGNED_WORD, Rounding::TowardZero)),
+        // In both words, as every processor does it, although only the second one is defined.
+        Xscvdpsxws => {
+            let word = operation::to_integer(rb, SIGNED_WORD, Rounding::TowardZero);
+            conclude_integer(state, word).map(|word| word << 32 | word)
+        }
+        Xscvdpuxws => {
+            let word = operation::to_integer(rb, UNSIGNED_WORD, Rounding::TowardZero);
+            conclude_integer(state, word).map(|word| word << 32 | word)
+        }
         Xscvsxddp => operation::from_signed(rb, DOUBLE, environment).conclude(state),
         Xscvuxddp => operation::from_unsigned(rb, DOUBLE, environment).conclude(state),
         Xscvsxdsp => operation::from_signed(rb, SINGLE, environment).conclude(state),
@@ -338,6 +345,7 @@ mod tests {
         assert_eq!(run(VsxOp::Xscvhpdp, 0, 0x3c00, 0).0, Some(ONE));
         assert_eq!(run(VsxOp::Xscvdphp, 0, 65504.0f64.to_bits(), 0).0, Some(0x7bff));
         assert_eq!(run(VsxOp::Xscvdpspn, 0, 1e-40f64.to_bits(), 0).0.map(|x| x >> 32), Some(0x1_16c2));
+        assert_eq!(run(VsxOp::Xscvdpuxws, 0, 3.0f64.to_bits(), 0).0, Some(3 << 32 | 3));
         let (result, state) = run(VsxOp::Xscvdpsxws, 0, (-1.5f64).to_bits(), 0);
         assert_eq!((result.map(|x| x as u32), state.fpscr as u32), (Some(!0), FX | XX | FI));
     }
