@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use containerd_shim_protos::api::DeleteResponse;
 use protobuf::well_known_types::any::Any;
@@ -26,6 +26,10 @@ const MAX_OPTIONS_BYTES: u64 = 1 << 20;
 
 /// Attempts at the pod's socket: between two looks another shim of the pod may come or go.
 const MAX_BIND_ATTEMPTS: usize = 8;
+
+/// How long a dying server may still seem to listen, and how often is looked.
+const DYING_TIME: Duration = Duration::from_secs(2);
+const DYING_POLL: Duration = Duration::from_millis(20);
 
 /// Left in the bundle by `start`, so that `delete` finds the pod whatever the configuration says by then.
 const NOTE_NAME: &str = "paperboat.json";
@@ -167,13 +171,28 @@ pub fn delete(args: &Args) -> Result<DeleteResponse, BootstrapError> {
     };
     if let Some(note) = read_note(&bundle) {
         // A living server looks after its pod itself; containerd asks it, not us, as long as it can reach it.
-        if UnixStream::connect(&note.socket).is_err() {
+        if server_is_gone(&note.socket) {
             cleanup::remove_pod(&PodPaths::at(note.pod))?;
             let _ = std::fs::remove_file(&note.socket);
             cleanup::remove_empty_parents(&note.socket, 2);
         }
     }
     Ok(DeleteResponse { exit_status: KILLED, exited_at: MessageField::some(SystemTime::now().into()), ..Default::default() })
+}
+
+/// Whether nobody listens at the pod's socket. A killed server's connections end before its listening socket does, and containerd
+/// is quick: it gets a moment.
+fn server_is_gone(socket: &Path) -> bool {
+    let deadline = Instant::now() + DYING_TIME;
+    loop {
+        if UnixStream::connect(socket).is_err() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(DYING_POLL);
+    }
 }
 
 fn read_note(bundle: &Path) -> Option<Note> {

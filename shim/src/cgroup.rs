@@ -7,9 +7,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// Levels of directories made or removed for one leaf; real paths have five.
 const MAX_DEPTH: usize = 32;
+
+/// The kernel lets go of an ended process a little after its parent has heard of the end.
+const REMOVE_ATTEMPTS: u32 = 50;
+const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Where the kernel lists mounts.
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -39,9 +45,21 @@ pub fn join(cgroups_path: &str, pod: &str, pid: u32, ours: &[PathBuf]) -> (Vec<P
 /// Removes directories that [`join`] made, as far as nobody else uses them.
 pub fn remove(made: &[PathBuf]) {
     for directory in made.iter().rev() {
-        // Another pod may have a leaf below the same parent by now; the last one takes it away.
-        let _ = fs::remove_dir(directory);
+        for _ in 0..REMOVE_ATTEMPTS {
+            match fs::remove_dir(directory) {
+                // Busy: by the last moments of the machine, or by another pod's leaf below; the last pod takes it away.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !has_children(directory) => {
+                    thread::sleep(REMOVE_PAUSE)
+                }
+                _ => break,
+            }
+        }
     }
+}
+
+fn has_children(directory: &Path) -> bool {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    entries.filter_map(|entry| entry.file_type().ok()).any(|kind| kind.is_dir())
 }
 
 /// The pod's leaf, relative to a hierarchy's root; none where the client wants no cgroup.

@@ -41,6 +41,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between the machine's word that it ended and the end of its process, and the other way round.
 const END_GRACE: Duration = Duration::from_secs(5);
 
+/// The answer to Wait may be behind the end of the process by this much.
+const LAST_ANSWER_GRACE: Duration = Duration::from_millis(200);
+
 /// Console lines quoted in an error, and the most bytes read for them.
 const TAIL_LINES: usize = 12;
 const TAIL_BYTES: u64 = 4096;
@@ -144,6 +147,7 @@ pub struct Machine {
 }
 
 struct Control {
+    started: Notify,
     kill: Notify,
     stopping: std::sync::atomic::AtomicBool,
 }
@@ -181,7 +185,7 @@ impl Machine {
                 FdMapping { parent_fd: lifeline_reader, child_fd: LIFELINE_FD },
             ])
             .map_err(|_| spawn_error(std::io::ErrorKind::InvalidInput.into()))?;
-        let child = spawn_in(command, namespace, &program).await?;
+        let mut child = spawn_in(command, namespace, &program).await?;
         let pid = child.id().unwrap_or(0);
         if let Err(error) = cleanup::note_machine(paths, pid) {
             log::warn!("machine.pid: {error}");
@@ -189,11 +193,20 @@ impl Machine {
         // Before the first page of guest memory, which would stay charged to wherever the process was born.
         join_cgroup(paths, pod, cgroups_path, pid);
 
-        let client = Client::connect(&format!("unix://{}", paths.control_socket().display()))
-            .await
-            .map(MachineClient::new)
-            .map_err(|error| MachineError::Start(plain(&error)))?;
-        let control = Arc::new(Control { kill: Notify::new(), stopping: false.into() });
+        // The socket was bound before the child was born: only its death makes it refuse.
+        let client = match Client::connect(&format!("unix://{}", paths.control_socket().display())).await {
+            Ok(client) => MachineClient::new(client),
+            Err(error) => {
+                let status = match tokio::time::timeout(END_GRACE, child.wait()).await {
+                    Ok(status) => status,
+                    Err(_) => kill(&mut child).await,
+                };
+                log::warn!("machine control: {}", plain(&error));
+                let end = MachineEnd { reason: reason(None, &status), ..MachineEnd::lost() };
+                return Err(MachineError::Ended(Arc::new(end)));
+            }
+        };
+        let control = Arc::new(Control { started: Notify::new(), kill: Notify::new(), stopping: false.into() });
         let (end_sender, end) = watch::channel(None);
         tokio::spawn(watch_end(child, client.clone(), paths.console_log(), control.clone(), end_sender));
         let machine = Self { client, pid, control, end, _lifeline: lifeline };
@@ -214,6 +227,7 @@ impl Machine {
         let refused = tokio::select! {
             answer = machine.client.start(context::with_duration(START_TIMEOUT), &request) => match answer {
                 Ok(answer) => {
+                    machine.control.started.notify_one();
                     log::info!("machine started pid={pid} backend={}", answer.backend);
                     return Ok(machine);
                 }
@@ -360,20 +374,31 @@ async fn watch_end(
     control: Arc<Control>,
     sender: watch::Sender<Option<Arc<MachineEnd>>>,
 ) {
-    let no_machine = Empty::new();
-    let account = client.wait(context::with_timeout(0), &no_machine);
+    let nothing = Empty::new();
+    let account = async {
+        // Before its start there is no machine whose end could be waited for.
+        control.started.notified().await;
+        match client.wait(context::with_timeout(0), &nothing).await {
+            Ok(answer) => answer,
+            // No account: the process tells the rest.
+            Err(error) => {
+                log::debug!("wait for the machine: {}", plain(&error));
+                std::future::pending().await
+            }
+        }
+    };
     tokio::pin!(account);
     let mut told: Option<EndedResponse> = None;
     let status = tokio::select! {
         status = child.wait() => {
             // The answer may still be in the socket.
-            if let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_millis(200), &mut account).await {
-                told = Some(answer);
-            }
+            told = tokio::time::timeout(LAST_ANSWER_GRACE, &mut account).await.ok();
             status
         }
         answer = &mut account => {
-            told = answer.ok();
+            told = Some(answer);
+            // The machine is over, its process has nothing left to do.
+            let _ = client.stop(context::with_duration(CALL_TIMEOUT), &nothing).await;
             match tokio::time::timeout(END_GRACE, child.wait()).await {
                 Ok(status) => status,
                 Err(_) => kill(&mut child).await,

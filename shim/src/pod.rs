@@ -699,9 +699,12 @@ async fn boot_agent(
     hostname: &str,
 ) -> Result<Agent, PodError> {
     let vsock = paths.vsock_socket();
+    // A specification without a host name means the host's, as in a namespace nobody named.
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let hostname = if hostname.is_empty() { host() } else { hostname.to_owned() };
     let boot = async {
         agent::wait_ready(ready).await?;
-        Agent::connect(&vsock, hostname).await
+        Agent::connect(&vsock, &hostname).await
     };
     let limit = config.boot_timeout();
     let booted = tokio::select! {
