@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fixture::{LONG, Pod, can_run, context, exists, read_all, refusal};
 use paperboat_protocol::agent::state_response::Status;
-use paperboat_protocol::agent::{CreateContainerRequest, HelloRequest, ResizePtyRequest};
+use paperboat_protocol::agent::{CreateContainerRequest, HelloRequest, ResizePtyRequest, UpdateRequest};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -306,6 +306,63 @@ async fn device_rules_hold() {
     assert!(output.contains("null-write"), "{output}{errors}");
     container.wait("").await;
     container.delete("").await.expect("delete");
+}
+
+#[tokio::test]
+async fn limits_hold_and_can_be_changed() {
+    let pod = pod!();
+    let probe = pod.container("probe", &["sleep", "1000"]);
+    probe.run().await.expect("run");
+    let stats = async |container: &fixture::Container<'_>| {
+        pod.agent.stats(context(), &container.request("")).await.expect("stats").cgroup_files
+    };
+    let counted = stats(&probe).await;
+    probe.kill("", 9, false).await.expect("kill");
+    probe.wait("").await;
+    probe.delete("").await.expect("delete");
+    assert!(counted.contains_key("cpu.stat"), "{counted:?}");
+    if !counted.contains_key("memory.max") {
+        eprintln!("skipped: the control groups of version 2 have no memory controller here");
+        return;
+    }
+
+    let limited = |name, args: &[&str]| {
+        pod.container(name, args).spec(|spec| {
+            spec["linux"]["resources"] = json!({
+                "memory": {"limit": 48 << 20, "swap": 48 << 20},
+                "cpu": {"shares": 512, "quota": 50_000, "period": 100_000},
+                "pids": {"limit": 20},
+                "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
+            });
+        })
+    };
+    let hungry = limited("hungry", &["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]);
+    hungry.run().await.expect("run");
+    let ended = hungry.wait("").await;
+    assert_eq!((ended.exit_status, ended.oom), (137, true));
+    hungry.delete("").await.expect("delete");
+
+    let modest = limited("modest", &["sleep", "1000"]);
+    modest.run().await.expect("run");
+    let before = stats(&modest).await;
+    assert_eq!(before["memory.max"].trim(), (48u32 << 20).to_string());
+    assert_eq!(before["cpu.max"].trim(), "50000 100000");
+    assert_eq!(before["pids.max"].trim(), "20");
+    assert_eq!(before["pids.current"].trim(), "1");
+    assert!(before["memory.current"].trim().parse::<u64>().expect("a number") > 0);
+    let resources = json!({"memory": {"limit": 64 << 20, "swap": 64 << 20}, "pids": {"limit": 7}}).to_string();
+    let update = UpdateRequest { id: modest.id.clone(), resources_json: resources, ..Default::default() };
+    pod.agent.update(context(), &update).await.expect("update");
+    let after = stats(&modest).await;
+    assert_eq!(after["memory.max"].trim(), (64u32 << 20).to_string());
+    assert_eq!(after["pids.max"].trim(), "7");
+    assert_eq!(after["cpu.max"].trim(), "50000 100000", "what is not named stays");
+    let bad = UpdateRequest { id: modest.id.clone(), resources_json: "{".into(), ..Default::default() };
+    let (code, text) = refusal(pod.agent.update(context(), &bad).await);
+    assert!(code == Code::INVALID_ARGUMENT && text.contains("resources_json"), "{text}");
+    modest.kill("", 9, false).await.expect("kill");
+    assert!(!modest.wait("").await.oom);
+    modest.delete("").await.expect("delete");
 }
 
 #[tokio::test]
