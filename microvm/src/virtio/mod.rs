@@ -23,7 +23,7 @@ mod worker;
 mod testkit;
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use paperboat_hypervisor::GuestRam;
 
@@ -105,6 +105,12 @@ impl Activation {
     }
 }
 
+/// A queue that can be served on the thread that notifies it.
+pub trait DirectService: Send + Sync {
+    /// The driver has notified the queue. True if nothing is left for the device's own thread.
+    fn notified(&self) -> bool;
+}
+
 /// A virtio device without its transport.
 ///
 /// The transport calls these from vCPU threads, one at a time.
@@ -134,6 +140,12 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// The transport marks the device as needing a reset.
     fn activate(&mut self, activation: Activation) -> Result<(), VirtioError>;
+
+    /// How queue `index` is served by a vCPU, if the device does that. Asked after each activation; not used any more once
+    /// [`Self::reset`] was called, except by a call that was under way.
+    fn direct(&self, _index: u16) -> Option<Arc<dyn DirectService>> {
+        None
+    }
 
     /// Stops serving, joins every thread and forgets what belonged to this activation. Called in any state.
     fn reset(&mut self);

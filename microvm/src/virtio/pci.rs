@@ -1,10 +1,10 @@
 //! The modern PCI transport (virtio 1.2 §4.1): register windows, negotiation, life cycle.
 //!
 //! Registers are little-endian whatever the guest is. Notifications go straight from the vCPU's store to the queue's
-//! eventfd, without a lock; everything else is rare and takes the transport's.
+//! eventfd, or to the queue's direct service where it has one; everything else is rare and takes the transport's lock.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use nix::sys::eventfd::EventFd;
 use paperboat_hypervisor::GuestRam;
@@ -17,7 +17,7 @@ use super::config_space::{
 use super::interrupts::Interrupts;
 use super::queue::{Counters, DeviceQueue, DeviceShared, STATUS_NEEDS_RESET};
 use super::worker::eventfd;
-use super::{Activation, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, MAX_QUEUES, VirtioDevice, VirtioError, lock};
+use super::{Activation, DirectService, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, MAX_QUEUES, VirtioDevice, VirtioError, lock};
 use crate::pci::{InterruptLine, PciBar, PciFunction, PciIdentity};
 
 const VENDOR_VIRTIO: u16 = 0x1af4;
@@ -67,6 +67,8 @@ pub struct VirtioPci {
     config: Mutex<ConfigSpace>,
     transport: Mutex<Transport>,
     kicks: Vec<Arc<EventFd>>,
+    /// Queues that a vCPU may serve by itself. Never locked together with anything else.
+    direct: RwLock<Vec<Option<Arc<dyn DirectService>>>>,
     shared: Arc<DeviceShared>,
 }
 
@@ -117,6 +119,7 @@ impl VirtioPci {
                 shut_down: false,
             }),
             kicks,
+            direct: RwLock::default(),
             shared: Arc::new(shared),
         }))
     }
@@ -216,7 +219,14 @@ impl VirtioPci {
         transport.active = true;
         if let Err(error) = transport.device.activate(Activation { ram: self.ram.clone(), features, queues }) {
             self.shared.needs_reset(&error);
+            return;
         }
+        let direct = (0..self.kicks.len()).map(|index| transport.device.direct(index as u16)).collect();
+        *self.direct.write().unwrap_or_else(PoisonError::into_inner) = direct;
+    }
+
+    fn forget_direct(&self) {
+        self.direct.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The ring a driver described, if it lies in memory.
@@ -236,6 +246,7 @@ impl VirtioPci {
     /// Joins the device's threads, then forgets everything the driver set up.
     fn reset(&self, transport: &mut Transport) {
         if transport.active {
+            self.forget_direct();
             transport.device.reset();
             Counters::count(&self.shared.counters.resets);
         }
@@ -255,6 +266,13 @@ impl VirtioPci {
         let index = offset / u64::from(NOTIFY_STRIDE);
         if let Some(kick) = usize::try_from(index).ok().and_then(|index| self.kicks.get(index)) {
             Counters::count(&self.shared.counters.kicks);
+            let services = self.direct.read().unwrap_or_else(PoisonError::into_inner);
+            let service = services.get(index as usize).cloned().flatten();
+            drop(services);
+            if service.is_some_and(|service| service.notified()) {
+                Counters::count(&self.shared.counters.direct);
+                return;
+            }
             // EAGAIN: the counter is full of unseen notifications, so one more says nothing new.
             let _ = kick.write(1);
         }
@@ -426,6 +444,7 @@ impl PciFunction for VirtioPci {
         if !transport.shut_down {
             transport.shut_down = true;
             transport.active = false;
+            self.forget_direct();
             transport.device.shutdown();
         }
     }

@@ -49,6 +49,8 @@ pub struct Counters {
     pub errors: AtomicU64,
     /// Notifications by the driver.
     pub kicks: AtomicU64,
+    /// Notifications served on the notifying vCPU, without the device's thread.
+    pub direct: AtomicU64,
     /// Interrupts sent to the driver.
     pub interrupts: AtomicU64,
     /// Resets by the driver.
@@ -77,6 +79,7 @@ impl Counters {
             ("bytes_to_guest", read(&self.bytes_to_guest)),
             ("errors", read(&self.errors)),
             ("kicks", read(&self.kicks)),
+            ("direct", read(&self.direct)),
             ("interrupts", read(&self.interrupts)),
             ("resets", read(&self.resets)),
             ("broken", read(&self.broken)),
@@ -129,6 +132,11 @@ impl DeviceQueue {
     /// Readable when the driver has notified this queue.
     pub fn kick(&self) -> &EventFd {
         &self.kick
+    }
+
+    /// The same, to wait on without the queue.
+    pub(super) fn shared_kick(&self) -> Arc<EventFd> {
+        Arc::clone(&self.kick)
     }
 
     /// The device's counters.

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::VirtioError;
 use super::queue::{Chain, ChainFault, DeviceQueue, Ram};
+use super::{DirectService, VirtioError, lock};
 
 /// A non-blocking, close-on-exec eventfd.
 pub(super) fn eventfd() -> io::Result<EventFd> {
@@ -137,6 +137,105 @@ pub(super) fn serve(
         if stop.wait(queue.kick()) {
             return;
         }
+    }
+}
+
+/// What became of a request.
+pub(super) enum Served {
+    /// Its answer is in the chain, this many bytes long.
+    Now(u32),
+    /// It may take long: the queue's own thread is to serve it. Nothing was done yet.
+    Later,
+}
+
+/// Something that serves the requests of a queue one by one.
+pub(super) trait Service: Send + Sync + 'static {
+    /// Serves a request. With `direct` the calling thread is a vCPU's, and [`Served::Later`] is the answer to whatever may wait.
+    ///
+    /// # Errors
+    /// The chain cannot be served, now or ever.
+    fn serve<'a>(&self, memory: &'a Ram, chain: Chain<'a>, direct: bool) -> Result<Served, ChainFault>;
+
+    /// Readies the calling thread, once per thread; false if it cannot serve.
+    fn enter(&self) -> bool;
+}
+
+/// Most requests a vCPU serves per notification before it goes back to the guest.
+const DIRECT_BATCH: usize = 16;
+
+/// A queue that is served by its own thread, and, where a request is short work, by the vCPU that notifies it: a guest that
+/// waits for the answer then gets it without two thread switches.
+pub(super) struct DirectQueue<S> {
+    /// `None` after the device was reset.
+    queue: Mutex<Option<DeviceQueue>>,
+    service: S,
+}
+
+impl<S: Service> DirectQueue<S> {
+    /// Starts the queue's own thread.
+    pub(super) fn start(workers: &mut Workers, name: &str, queue: DeviceQueue, service: S) -> Result<Arc<Self>, VirtioError> {
+        let kick = queue.shared_kick();
+        let direct = Arc::new(Self { queue: Mutex::new(Some(queue)), service });
+        let for_thread = Arc::clone(&direct);
+        workers.spawn(name, move |stop| {
+            if !for_thread.service.enter() {
+                if let Some(queue) = lock(&for_thread.queue).as_mut() {
+                    queue.fail("its thread cannot be set up");
+                }
+                return;
+            }
+            while !stop.wait(&kick) {
+                if let Some(queue) = lock(&for_thread.queue).as_mut() {
+                    for_thread.drain(queue, usize::MAX, false, &|| stop.requested());
+                }
+            }
+        })?;
+        Ok(direct)
+    }
+
+    /// Takes the queue away: whoever is serving a request finishes it first.
+    pub(super) fn close(&self) {
+        lock(&self.queue).take();
+    }
+
+    /// Serves up to `batch` requests; true when none is left.
+    fn drain(&self, queue: &mut DeviceQueue, batch: usize, direct: bool, stop: &dyn Fn() -> bool) -> bool {
+        let ram = queue.ram().clone();
+        let mut served = 0;
+        queue.disable_notifications();
+        loop {
+            while let Some(chain) = queue.pop(ram.memory()) {
+                let head = chain.head_index();
+                if stop() || served == batch {
+                    queue.unpop();
+                    return false;
+                }
+                served += 1;
+                match self.service.serve(ram.memory(), chain, direct) {
+                    Ok(Served::Now(written)) => {
+                        queue.complete(head, written);
+                        queue.signal();
+                    }
+                    Ok(Served::Later) => {
+                        queue.unpop();
+                        return false;
+                    }
+                    Err(fault) => queue.fail(fault),
+                }
+            }
+            if !queue.rearm() {
+                return true;
+            }
+        }
+    }
+}
+
+impl<S: Service> DirectService for DirectQueue<S> {
+    fn notified(&self) -> bool {
+        // Its own thread is at it: that one looks again, because the caller writes the eventfd.
+        let Ok(mut queue) = self.queue.try_lock() else { return false };
+        let Some(queue) = queue.as_mut() else { return false };
+        self.service.enter() && self.drain(queue, DIRECT_BATCH, true, &|| false)
     }
 }
 

@@ -6,12 +6,14 @@
 //! them: unmount in the guest first (its kernel then forgets the inodes), and on the host afterwards.
 //!
 //! Files belong to the guest user who makes them: a thread takes that user's ids for the one system call. Both that and the current
-//! directory are per thread here, which is why each worker first unshares its file system attributes.
+//! directory are per thread here, which is why each thread that serves first unshares its file system attributes. Requests that are
+//! short work are served by the vCPU that asks.
 
 mod flags;
 mod server;
 mod wire;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,9 +26,9 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::fchdir;
 use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 
-use super::queue::DeviceQueue;
-use super::worker::{Workers, serve};
-use super::{Activation, VirtioDevice, VirtioError, copy_config};
+use super::queue::{Chain, ChainFault, Counters, DeviceQueue, Ram};
+use super::worker::{DirectQueue, Served, Service, Workers};
+use super::{Activation, DirectService, VirtioDevice, VirtioError, copy_config};
 use server::Server;
 
 const DEVICE_TYPE: u16 = 26;
@@ -81,6 +83,7 @@ pub struct FsDevice {
     root: Arc<OwnedFd>,
     server: Arc<Server>,
     workers: Workers,
+    queues: Vec<Arc<DirectQueue<FsQueue>>>,
 }
 
 impl FsDevice {
@@ -106,19 +109,41 @@ impl FsDevice {
         let fs = made
             .join()
             .map_err(|_| FsError::Setup { what: "set up the file system", source: io::Error::other("its thread panicked") })??;
-        Ok(Self { tag: padded, root, server: Arc::new(Server::new(fs)), workers: Workers::default() })
+        Ok(Self { tag: padded, root, server: Arc::new(Server::new(fs)), workers: Workers::default(), queues: Vec::new() })
     }
 
-    fn serve(&mut self, name: &str, mut queue: DeviceQueue) -> Result<(), VirtioError> {
-        let (server, root) = (Arc::clone(&self.server), Arc::clone(&self.root));
-        self.workers.spawn(name, move |stop| {
-            if let Err(error) = enter(&root) {
-                queue.fail(error);
-                return;
+    fn start(&mut self, name: &str, queue: DeviceQueue) -> Result<(), VirtioError> {
+        let service = FsQueue { server: Arc::clone(&self.server), root: Arc::clone(&self.root), counters: queue.counters() };
+        self.queues.push(DirectQueue::start(&mut self.workers, name, queue, service)?);
+        Ok(())
+    }
+}
+
+/// How the requests of one queue are served.
+struct FsQueue {
+    server: Arc<Server>,
+    root: Arc<OwnedFd>,
+    counters: Arc<Counters>,
+}
+
+thread_local! {
+    /// Whether this thread has file system attributes of its own.
+    static ENTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Service for FsQueue {
+    fn serve<'a>(&self, memory: &'a Ram, chain: Chain<'a>, direct: bool) -> Result<Served, ChainFault> {
+        self.server.handle(memory, chain, &self.counters, direct)
+    }
+
+    fn enter(&self) -> bool {
+        if !ENTERED.get() {
+            match enter(&self.root) {
+                Ok(()) => ENTERED.set(true),
+                Err(error) => log::error!("{error}"),
             }
-            let counters = queue.counters();
-            serve(&mut queue, &stop, |memory, chain| server.handle(memory, chain, &counters));
-        })
+        }
+        ENTERED.get()
     }
 }
 
@@ -183,16 +208,22 @@ impl VirtioDevice for FsDevice {
 
     fn activate(&mut self, mut activation: Activation) -> Result<(), VirtioError> {
         let priority = activation.take_queue(0)?;
-        self.serve("fs-priority", priority)?;
+        self.start("fs-priority", priority)?;
         for index in 1..=REQUEST_QUEUES {
             let queue = activation.take_queue(index)?;
-            self.serve(&format!("fs-request-{index}"), queue)?;
+            self.start(&format!("fs-request-{index}"), queue)?;
         }
         Ok(())
     }
 
+    fn direct(&self, index: u16) -> Option<Arc<dyn DirectService>> {
+        let queue = self.queues.get(usize::from(index))?;
+        Some(Arc::clone(queue) as Arc<dyn DirectService>)
+    }
+
     fn reset(&mut self) {
         self.workers.stop();
+        self.queues.drain(..).for_each(|queue| queue.close());
         self.server.forget_everything();
     }
 }

@@ -18,8 +18,9 @@ use virtiofsd::passthrough::PassthroughFs;
 use vm_memory::ByteValued;
 
 use super::flags::to_host;
-use super::wire::{Answer, MAX_XATTR_BYTES, OUT_HEADER_BYTES, Request, error, split_component, split_string, target};
+use super::wire::{Answer, MAX_XATTR_BYTES, OUT_HEADER_BYTES, Request, error, operation, split_component, split_string, target};
 use crate::virtio::queue::{Chain, ChainFault, Counters, Ram};
+use crate::virtio::worker::Served;
 
 /// Most bytes of one write, and the room for one read of a 4K-page guest times four: transfers go straight between guest
 /// memory and file, so that a large one costs no memory here.
@@ -31,6 +32,9 @@ const MAX_PAGES: u16 = 256;
 
 /// Most bytes of directory entries per answer. A larger buffer is simply not filled.
 const MAX_READDIR_BYTES: usize = 128 << 10;
+
+/// Most data of a write that a vCPU copies by itself.
+const MAX_DIRECT_BYTES: usize = 128 << 10;
 
 /// Most inodes in one BATCH_FORGET. Linux sends as many as fit a page.
 const MAX_FORGETS: u32 = 64 << 10;
@@ -72,26 +76,41 @@ impl Server {
         self.options.store(0, Ordering::Relaxed);
     }
 
-    /// Serves one request; how many bytes of answer its chain holds.
-    pub(super) fn handle<'a>(&self, memory: &'a Ram, chain: Chain<'a>, counters: &Counters) -> Result<u32, ChainFault> {
+    /// Serves one request. On a vCPU's thread (`direct`) what may wait is left for the queue's own thread.
+    pub(super) fn handle<'a>(
+        &self,
+        memory: &'a Ram,
+        chain: Chain<'a>,
+        counters: &Counters,
+        direct: bool,
+    ) -> Result<Served, ChainFault> {
+        if direct && !operation(memory, chain.clone()).is_some_and(is_short_work) {
+            return Ok(Served::Later);
+        }
         let mut request = Request::new(memory, chain.clone())?;
         let header = request.header;
-        Counters::add(&counters.bytes_from_guest, request.data_bytes() as u64);
+        let body_bytes = request.data_bytes();
         let Ok(operation) = Opcode::try_from(header.opcode) else {
             if header.opcode == (Opcode::Init as u32).swap_bytes() {
                 log::error!("a big-endian guest cannot use this file system");
             }
             Counters::count(&counters.errors);
-            return Answer::new(memory, chain, header.unique)?.finish(Err(error(ENOSYS)));
+            return Answer::new(memory, chain, header.unique)?.finish(Err(error(ENOSYS))).map(Served::Now);
         };
         if let Some(result) = self.without_answer(operation, &mut request) {
             if result.is_err() {
                 Counters::count(&counters.errors);
             }
-            return Ok(0);
+            return Ok(Served::Now(0));
+        }
+        if direct && body_bytes > MAX_DIRECT_BYTES {
+            return Ok(Served::Later);
         }
         let mut answer = Answer::new(memory, chain, header.unique)?;
-        let result = self.dispatch(operation, request, &mut answer);
+        let result = self.dispatch(operation, request, &mut answer, direct);
+        if direct && matches!(operation, Opcode::Read) && result.as_ref().is_err_and(not_cached) {
+            return Ok(Served::Later);
+        }
         if let Err(failure) = &result {
             log::trace!("{operation:?} {}: {failure}", header.nodeid);
             if failure.raw_os_error().is_none_or(|number| number == EINVAL) {
@@ -99,8 +118,9 @@ impl Server {
             }
         }
         let written = answer.finish(result)?;
+        Counters::add(&counters.bytes_from_guest, body_bytes as u64);
         Counters::add(&counters.bytes_to_guest, u64::from(written) - OUT_HEADER_BYTES as u64);
-        Ok(written)
+        Ok(Served::Now(written))
     }
 
     /// The operations that nobody waits for.
@@ -114,7 +134,7 @@ impl Server {
         }
     }
 
-    fn dispatch(&self, operation: Opcode, mut request: Request<'_>, answer: &mut Answer<'_>) -> io::Result<()> {
+    fn dispatch(&self, operation: Opcode, mut request: Request<'_>, answer: &mut Answer<'_>, direct: bool) -> io::Result<()> {
         let r = &mut request;
         match operation {
             Opcode::Init => give(answer, self.init(r)),
@@ -137,7 +157,7 @@ impl Server {
             Opcode::Open => give(answer, self.open(r, false)),
             Opcode::Opendir => give(answer, self.open(r, true)),
             Opcode::Create => self.create(r, answer),
-            Opcode::Read => self.read(r, answer),
+            Opcode::Read => self.read(r, answer, direct),
             Opcode::Write => self.write(request, answer),
             Opcode::Flush => self.flush(r),
             Opcode::Release => self.release(r, false),
@@ -339,11 +359,11 @@ impl Server {
         answer.write(opened.as_slice())
     }
 
-    fn read(&self, request: &mut Request<'_>, answer: &mut Answer<'_>) -> io::Result<()> {
+    fn read(&self, request: &mut Request<'_>, answer: &mut Answer<'_>, direct: bool) -> io::Result<()> {
         let fuse::ReadIn { fh, offset, size, flags, .. } = request.object()?;
         // More than the answer has room for cannot be given.
         let size = u32::try_from(answer.room()).map_or(size, |room| size.min(room));
-        let payload = answer.payload();
+        let payload = answer.payload(direct);
         self.fs.read(request.context(), request.inode(), fh, payload, size, offset, None, to_host(flags)).map(drop)
     }
 
@@ -489,6 +509,28 @@ impl Server {
         )?;
         Ok(fuse::WriteOut { size: copied as u32, ..Default::default() })
     }
+}
+
+/// Operations that are a look at metadata or a copy, served by the vCPU that asks. The others wait for a disk by their nature; a
+/// read says itself whether its data is there.
+fn is_short_work(operation: u32) -> bool {
+    Opcode::try_from(operation).is_ok_and(|operation| {
+        !matches!(
+            operation,
+            Opcode::Init
+                | Opcode::Destroy
+                | Opcode::Fsync
+                | Opcode::Fsyncdir
+                | Opcode::Syncfs
+                | Opcode::Fallocate
+                | Opcode::CopyFileRange
+        )
+    })
+}
+
+/// What a file system says that has not got the data in memory, or cannot tell.
+fn not_cached(failure: &io::Error) -> bool {
+    matches!(failure.raw_os_error(), Some(libc::EAGAIN | libc::EOPNOTSUPP))
 }
 
 /// Writes a structure as the answer.

@@ -13,7 +13,7 @@ use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::filesystem::{Context, ZeroCopyReader, ZeroCopyWriter};
 use virtiofsd::fuse::{InHeader, OutHeader};
 use virtiofsd::oslib::{ReadvFlags, WritevFlags};
-use vm_memory::ByteValued;
+use vm_memory::{Address, ByteValued, Bytes};
 
 use crate::virtio::queue::{Chain, ChainFault, Ram};
 
@@ -34,6 +34,12 @@ const MAX_TRAILER_BYTES: usize = MAX_XATTR_BYTES + MAX_TARGET_BYTES;
 
 pub(super) fn error(number: i32) -> io::Error {
     io::Error::from_raw_os_error(number)
+}
+
+/// The operation number of the request in a chain, if its header is in one piece.
+pub(super) fn operation(memory: &Ram, chain: Chain<'_>) -> Option<u32> {
+    let first = chain.readable().next().filter(|first| first.len() as usize >= IN_HEADER_BYTES)?;
+    memory.read_obj(first.addr().checked_add(4)?).ok().map(u32::from_le)
 }
 
 /// A request: its header, and the part of its chain that follows.
@@ -138,8 +144,8 @@ impl<'a> Answer<'a> {
     }
 
     /// The payload's place, to be filled from a file without a copy.
-    pub(super) fn payload(&mut self) -> Payload<'_, 'a> {
-        Payload(&mut self.body)
+    pub(super) fn payload(&mut self, only_cached: bool) -> Payload<'_, 'a> {
+        Payload { writer: &mut self.body, only_cached }
     }
 
     /// Writes payload from memory.
@@ -182,18 +188,22 @@ impl ZeroCopyReader for Data<'_> {
 }
 
 /// Room for the data of a read request.
-pub(super) struct Payload<'p, 'a>(&'p mut Writer<'a, CodePages>);
+pub(super) struct Payload<'p, 'a> {
+    writer: &'p mut Writer<'a, CodePages>,
+    /// Fail with EAGAIN instead of waiting for data that is not in memory.
+    only_cached: bool,
+}
 
 impl ZeroCopyWriter for Payload<'_, '_> {
     fn read_from_file_at(&mut self, file: &File, count: usize, offset: u64, flags: Option<ReadvFlags>) -> io::Result<usize> {
         let end = checked_end(offset, count)?;
+        let flags = if self.only_cached { Some(ReadvFlags::RWF_NOWAIT) } else { flags };
         let mut at = offset;
         while at < end {
-            match self.0.read_from_file_at(file, (end - at) as usize, at, flags) {
-                Ok(0) => break,
-                Ok(read) => at += read as u64,
-                Err(failure) if at == offset => return Err(failure),
-                Err(_) => break,
+            // A short answer means the end of the file to the guest, so that an error in the middle fails the whole read.
+            match self.writer.read_from_file_at(file, (end - at) as usize, at, flags)? {
+                0 => break,
+                read => at += read as u64,
             }
         }
         Ok((at - offset) as usize)
