@@ -71,10 +71,10 @@ fn round(seed: u64) {
     let mut vcpu = vm.create_soft_vcpu(0).unwrap();
     let mut regs = vcpu.regs();
     regs.gpr = std::array::from_fn(|_| random.edgy());
-    regs.pc = random.next() % MEMORY_BYTES & !3;
+    regs.pc = (random.next() % MEMORY_BYTES) & !3;
     regs.msr = (random.next() & !0x30) | 0x0280_2000 | (1 << 63) | u64::from(little_endian);
     // In real mode as a rule: with no segment, problem state and relocation end in interrupts at once.
-    if random.next() % 4 != 0 {
+    if !random.next().is_multiple_of(4) {
         regs.msr &= !0x4000;
     }
     (regs.cr, regs.xer, regs.lr, regs.ctr) = (random.next() as u32, random.next(), random.edgy(), random.edgy());

@@ -222,6 +222,7 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             Uop::Vsx(op, insn) => plain!(Op::Vsx(op), insn),
             Uop::Illegal => stop!(program::illegal()),
             Uop::Nop => {}
+            Uop::Spin => cpu.spin(),
 
             Uop::Li { rt, imm } => r!(rt) = i64::from(imm) as u64,
             Uop::Addi { rt, ra, imm } => r!(rt) = d!(ra, imm),

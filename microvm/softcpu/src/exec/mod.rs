@@ -122,6 +122,8 @@ pub struct Cpu {
     pub doorbell: bool,
     /// The buffer of copy, waiting for paste.
     pub copied: bool,
+    /// Low-priority hints executed.
+    spins: u32,
     /// The trace, if one was asked for.
     pub trace: Option<Tracer>,
 }
@@ -151,6 +153,7 @@ impl Cpu {
             dec_seen: false,
             doorbell: false,
             copied: false,
+            spins: 0,
             trace: None,
         };
         cpu.spr[sprn::PVR] = u64::from(crate::vm::PVR);
@@ -187,6 +190,16 @@ impl Cpu {
             | if msr & msr::ME != 0 { attention::MACHINE_CHECK } else { 0 };
         self.st.msr = msr;
         self.storage.set_msr(msr);
+    }
+
+    /// The guest waits in a loop: now and then the host thread steps back, for the vCPU that is waited for may share its core.
+    #[cold]
+    fn spin(&mut self) {
+        const SPINS_PER_YIELD: u32 = 32;
+        self.spins = self.spins.wrapping_add(1);
+        if self.spins.is_multiple_of(SPINS_PER_YIELD) && self.shared.vcpu_count() > 1 {
+            std::thread::yield_now();
+        }
     }
 
     /// An address in the current mode: the high word is ignored outside 64-bit mode (I 1.10.3).
@@ -235,30 +248,28 @@ pub(crate) fn execute(cpu: &mut Cpu, op: Op, insn: Insn) -> Result<(), Stop> {
         Op::Branch(op) => branch::execute(cpu, op, insn),
         Op::System(op) => system::execute(cpu, op, insn),
         Op::Float(float) => {
-            available(cpu, op.row().facility, false)?;
+            available(cpu, op.row().facility)?;
             vector::execute_float(float, insn, &mut cpu.st, &mut cpu.storage)?;
             float_exception(cpu)
         }
         Op::Vmx(vmx) => {
-            available(cpu, op.row().facility, true)?;
+            available(cpu, op.row().facility)?;
             vector::execute_vmx(vmx, insn, &mut cpu.st, &mut cpu.storage)?;
             Ok(())
         }
         Op::Vsx(vsx) => {
-            let facility = op.row().facility;
-            available(cpu, facility, facility == Facility::VsxOrVec && vector::needs_vec(vsx, insn))?;
+            available(cpu, vector::facility(vsx, insn))?;
             vector::execute_vsx(vsx, insn, &mut cpu.st, &mut cpu.storage)?;
             float_exception(cpu)
         }
     }
 }
 
-fn available(cpu: &Cpu, facility: Facility, needs_vec: bool) -> Result<(), Stop> {
+fn available(cpu: &Cpu, facility: Facility) -> Result<(), Stop> {
     let (bit, interrupt) = match facility {
         Facility::Base => return Ok(()),
         Facility::Fp => (msr::FP, Interrupt::FpUnavailable),
         Facility::Vec => (msr::VEC, Interrupt::VecUnavailable),
-        Facility::VsxOrVec if needs_vec => (msr::VEC, Interrupt::VecUnavailable),
         Facility::Vsx | Facility::VsxOrVec => (msr::VSX, Interrupt::VsxUnavailable),
         // Not offered at any level: what a processor without the facility does.
         Facility::Dfp => return Err(program::illegal()),

@@ -66,6 +66,12 @@ pub struct Storage {
     watch: Option<Watch>,
 }
 
+/// Empty banks, made on the heap: a bank is 32 KiB.
+fn data_banks() -> Box<[DataBank; DATA_BANKS]> {
+    let banks = vec![DataBank::new(); DATA_BANKS].into_boxed_slice();
+    banks.try_into().unwrap_or_else(|_| unreachable!("as many were made"))
+}
+
 impl Storage {
     /// Empty buffers over a partition's memory.
     pub fn new(shared: Arc<Shared>) -> Self {
@@ -73,7 +79,7 @@ impl Storage {
             ram: shared.ram.clone(),
             shared,
             slb: Slb::default(),
-            banks: Box::new(std::array::from_fn(|_| DataBank::new())),
+            banks: data_banks(),
             bank: 0,
             next_victim: 1,
             fetch: Box::new(std::array::from_fn(|_| FetchBank::new())),

@@ -96,8 +96,8 @@ pub(super) fn execute(cpu: &mut Cpu, op: SystemOp, insn: Insn) -> Result<(), Sto
         }
         Msgclrp if doorbell_to_self(rb) => cpu.doorbell = false,
         Msgsndp | Msgclrp => {}
-        Hrfid | Tlbie | Tlbsync | Msgsnd | Msgclr | Msgsync | Lbzcix | Lhzcix | Lwzcix | Ldcix | Stbcix | Sthcix
-        | Stwcix | Stdcix => return Err(program::illegal()),
+        Hrfid | Tlbie | Tlbsync | Msgsnd | Msgclr | Msgsync | Lbzcix | Lhzcix | Lwzcix | Ldcix | Stbcix | Sthcix | Stwcix
+        | Stdcix => return Err(program::illegal()),
     }
     Ok(())
 }

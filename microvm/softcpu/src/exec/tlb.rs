@@ -46,13 +46,13 @@ const NO_ORIGIN: Origin = Origin { ptex: NO_PTEX, class: false };
 /// One direction of a data bank.
 #[derive(Debug, Clone)]
 pub struct DataTlb {
-    entries: Box<[DataEntry; DATA_ENTRIES]>,
-    origins: Box<[Origin; DATA_ENTRIES]>,
+    entries: [DataEntry; DATA_ENTRIES],
+    origins: [Origin; DATA_ENTRIES],
 }
 
 impl DataTlb {
     fn new() -> Self {
-        Self { entries: Box::new([EMPTY_DATA; DATA_ENTRIES]), origins: Box::new([NO_ORIGIN; DATA_ENTRIES]) }
+        Self { entries: [EMPTY_DATA; DATA_ENTRIES], origins: [NO_ORIGIN; DATA_ENTRIES] }
     }
 
     /// Real address of `len` bytes at `ea`, if the page is known and all bytes lie in it.

@@ -22,6 +22,8 @@ pub enum Uop {
     Vsx(VsxOp, Insn),
     Illegal,
     Nop,
+    /// or 1,1,1 and or 31,31,31: the program spins and lowers its priority (II 3.1).
+    Spin,
 
     // Arithmetic.
     Li {
@@ -657,6 +659,7 @@ fn arithmetic(op: FixedOp, i: Insn) -> Option<Uop> {
         Subfc if !record => Uop::Subfc { rt, ra, rb },
         Subfe if !record => Uop::Subfe { rt, ra, rb },
         Addze if !record => Uop::Addze { rt, ra },
+        Or if !record && rs == rb && ra == rs && matches!(ra, 1 | 31) => Uop::Spin,
         // or rx,rx,rx: a move to itself, or a priority hint.
         Or if !record && rs == rb && ra == rs => Uop::Nop,
         Or if !record && rs == rb => Uop::Move { ra, rs },
