@@ -313,6 +313,9 @@ fn flavours(row: &Row) -> &'static [Flavour] {
         &[Double, Double, Narrow, Narrow, Integer]
     } else if name.starts_with("xv") && (has("sp") || has("sx") || has("ux")) {
         &[Single, Single, Double, Integer]
+    } else if name.starts_with("xs") && name.ends_with("sp") {
+        // QEMU rounds twice unless the operands are single precision.
+        &[Narrow, Narrow, Narrow, Double, Single]
     } else if name.starts_with("xs") {
         &[Double, Double, Narrow, Single, Integer]
     } else if name.starts_with("xv") {
