@@ -84,8 +84,11 @@ impl<'a> AptRoot<'a> {
             update.args(["update", "-q", "-o", "APT::Update::Error-Mode=any"]);
             match self.log.run(&mut update, None) {
                 Ok(()) => break,
-                Err(error) if attempt >= UPDATE_ATTEMPTS => return Err(error),
-                Err(_) => self.ctx.ui.line("packages", "the mirror is being updated: asking again"),
+                Err(error) if attempt >= UPDATE_ATTEMPTS => {
+                    remove_tree(&self.dir)?;
+                    return Err(error);
+                }
+                Err(_) => self.ctx.ui.line("packages", "the mirror's answer was not complete: asking again"),
             }
         }
         fs::write(self.dir.join("complete"), b"")?;

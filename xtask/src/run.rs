@@ -78,9 +78,10 @@ impl Log {
         let text = String::from_utf8_lossy(&text[text.len().saturating_sub(TAIL_BYTES)..]).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
-        let cure = cure(&text).map_or(String::new(), |cure| format!("\n  cure: {cure}"));
+        // What helps comes first: for most people it is all they need.
+        let cure = cure(&text).map_or(String::new(), |cure| format!("{cure}\n  "));
         Ok(format!(
-            "command failed ({status}): {command}\n  the end of its log:\n    {tail}\n  the whole log: {}{cure}",
+            "{cure}command failed ({status}): {command}\n  the end of its log:\n    {tail}\n  the whole log: {}",
             self.path.display()
         ))
     }
@@ -148,7 +149,7 @@ mod tests {
         let text = error.unwrap_err().to_string();
         assert!(text.contains("exit status: 3"), "{text}");
         assert!(text.contains("    first\n"), "{text}");
-        assert!(text.contains("the disk is full"), "{text}");
+        assert!(text.starts_with("the disk is full"), "{text}");
         assert!(text.contains(&log.path().display().to_string()), "{text}");
         std::fs::remove_file(log.path()).unwrap();
     }
