@@ -79,7 +79,7 @@ pub struct Segment {
     /// Bytes in memory; what the file does not fill is zero.
     pub size_bytes: u64,
     /// Bytes of the file to copy.
-    pub file_range: Range<usize>,
+    pub file_range: Range<u64>,
 }
 
 /// A checked image.
@@ -103,8 +103,8 @@ pub struct Image {
 ///
 /// # Errors
 /// [`ElfError`]; nothing of a damaged file is used.
-pub fn load_elf(data: &[u8], load_address: Option<u64>) -> Result<Image, ElfError> {
-    let ident = data.get(..8).ok_or(ElfError::NotElf)?;
+pub fn load_elf<'data>(data: impl ReadRef<'data>, load_address: Option<u64>) -> Result<Image, ElfError> {
+    let ident = data.read_bytes_at(0, 8).map_err(|()| ElfError::NotElf)?;
     if ident[..4] != elf::ELFMAG {
         return Err(ElfError::NotElf);
     }
@@ -162,10 +162,15 @@ struct Load {
     vaddr: u64,
     paddr: u64,
     memsz: u64,
-    file_range: Range<usize>,
+    file_range: Range<u64>,
 }
 
-fn load_segments(header: &FileHeader64<Endianness>, endian: Endianness, data: &[u8]) -> Result<Vec<Load>, ElfError> {
+fn load_segments<'data>(
+    header: &FileHeader64<Endianness>,
+    endian: Endianness,
+    data: impl ReadRef<'data>,
+) -> Result<Vec<Load>, ElfError> {
+    let file_bytes = data.len().map_err(|()| ElfError::Damaged("its length is unknown"))?;
     let headers = header.program_headers(endian, data).map_err(|_| ElfError::Damaged("the program headers"))?;
     let mut loads = Vec::new();
     for program in headers {
@@ -177,14 +182,9 @@ fn load_segments(header: &FileHeader64<Endianness>, endian: Endianness, data: &[
         if filesz > memsz {
             return Err(ElfError::Damaged("a segment is larger in the file than in memory"));
         }
-        let end = offset.checked_add(filesz).filter(|end| *end <= data.len() as u64);
+        let end = offset.checked_add(filesz).filter(|end| *end <= file_bytes);
         let end = end.ok_or(ElfError::Damaged("a segment reaches beyond the end of the file"))?;
-        loads.push(Load {
-            vaddr: program.p_vaddr(endian),
-            paddr: program.p_paddr(endian),
-            memsz,
-            file_range: offset as usize..end as usize,
-        });
+        loads.push(Load { vaddr: program.p_vaddr(endian), paddr: program.p_paddr(endian), memsz, file_range: offset..end });
     }
     match loads.len() {
         0 => Err(ElfError::Empty),
@@ -210,7 +210,7 @@ fn placement(kind: ImageKind, position_independent: bool, load_address: Option<u
 
 /// The linked address of the first instruction. In the first ELF ABI a C function's symbol is its descriptor in `.opd`;
 /// there the entry is the descriptor's first doubleword.
-fn entry_point(header: &FileHeader64<Endianness>, endian: Endianness, data: &[u8], loads: &[Load]) -> u64 {
+fn entry_point<'data>(header: &FileHeader64<Endianness>, endian: Endianness, data: impl ReadRef<'data>, loads: &[Load]) -> u64 {
     let entry = header.e_entry.get(endian);
     let abi = header.e_flags.get(endian) & 3;
     if abi == 2 {
@@ -221,8 +221,9 @@ fn entry_point(header: &FileHeader64<Endianness>, endian: Endianness, data: &[u8
         let (_, opd) = sections.section_by_name(endian, b".opd")?;
         let start = opd.sh_addr(endian);
         entry.checked_sub(start).filter(|delta| *delta < opd.sh_size(endian))?;
-        let load = loads.iter().find(|load| entry >= load.vaddr && entry - load.vaddr < load.file_range.len() as u64)?;
-        let offset = load.file_range.start as u64 + (entry - load.vaddr);
+        let load =
+            loads.iter().find(|load| entry >= load.vaddr && entry - load.vaddr < load.file_range.end - load.file_range.start)?;
+        let offset = load.file_range.start + (entry - load.vaddr);
         let raw = data.read_at::<object::U64Bytes<Endianness>>(offset).ok()?;
         Some(raw.get(endian))
     };
@@ -245,6 +246,11 @@ fn machine_name(machine: u16) -> &'static str {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    /// In memory, as from a file.
+    fn load_elf(data: impl AsRef<[u8]>, load_address: Option<u64>) -> Result<Image, ElfError> {
+        super::load_elf(data.as_ref(), load_address)
+    }
 
     /// A minimal ELF64 with the given segments: (vaddr, paddr, bytes, memsz).
     pub(crate) fn elf_with(little: bool, machine: u16, kind: u16, entry: u64, segments: &[(u64, u64, &[u8], u64)]) -> Vec<u8> {

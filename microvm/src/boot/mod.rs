@@ -19,7 +19,10 @@ pub use tree::{THREADS_PER_CORE_MAX, Topology, TreeError, TreeInput, VCPUS_MAX, 
 pub(crate) use elf::tests::elf_with as elf_for_tests;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+
+use object::read::ReadCache;
 
 use paperboat_hypervisor::{Capabilities, EntryState, GuestRam};
 use vm_memory::{Bytes, GuestAddress};
@@ -66,6 +69,14 @@ pub enum BootError {
         #[source]
         source: io::Error,
     },
+    /// A directory, a pipe, a device.
+    #[error("{what} {path} is not a regular file")]
+    NotAFile {
+        /// Kernel or initramfs.
+        what: &'static str,
+        /// As given.
+        path: String,
+    },
     /// A file is larger than any this machine takes.
     #[error("{what} {path} is {size_bytes} bytes, allowed are {FILE_SIZE_MAX}")]
     TooLarge {
@@ -106,30 +117,38 @@ pub enum BootError {
 pub struct BootFile {
     /// As given by the user.
     pub path: String,
-    /// Open for reading.
-    pub file: File,
+    file: File,
+    size_bytes: u64,
 }
 
 impl BootFile {
     /// Opens `path`.
     ///
     /// # Errors
-    /// [`BootError::Read`].
+    /// [`BootError::Read`], [`BootError::NotAFile`], [`BootError::TooLarge`].
     pub fn open(what: &'static str, path: &str) -> Result<Self, BootError> {
-        let file = File::open(path).map_err(|source| BootError::Read { what, path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), file })
+        let failed = |source| BootError::Read { what, path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(BootError::NotAFile { what, path: path.to_owned() });
+        }
+        let size_bytes = metadata.len();
+        if size_bytes > FILE_SIZE_MAX {
+            return Err(BootError::TooLarge { what, path: path.to_owned(), size_bytes });
+        }
+        Ok(Self { path: path.to_owned(), file, size_bytes })
     }
 
-    fn contents(&self, what: &'static str) -> Result<Vec<u8>, BootError> {
-        use std::io::Read;
-        let failed = |source| BootError::Read { what, path: self.path.clone(), source };
-        let size_bytes = self.file.metadata().map_err(failed)?.len();
-        if size_bytes > FILE_SIZE_MAX {
-            return Err(BootError::TooLarge { what, path: self.path.clone(), size_bytes });
-        }
-        let mut bytes = Vec::with_capacity(size_bytes as usize);
-        (&self.file).take(FILE_SIZE_MAX).read_to_end(&mut bytes).map_err(failed)?;
-        Ok(bytes)
+    /// Copies `length` bytes at `offset` of the file to guest memory, in the kernel: they are neither mapped nor read here.
+    fn copy_to(&self, offset: u64, length: u64, ram: &GuestRam, address: u64) -> io::Result<()> {
+        let mut input = &self.file;
+        input.seek(SeekFrom::Start(offset))?;
+        let mut output = File::from(ram.memfd().try_clone()?);
+        output.seek(SeekFrom::Start(address))?;
+        let copied = io::copy(&mut input.take(length), &mut output)?;
+        // Someone cuts the file short while it is read.
+        if copied == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 
@@ -182,14 +201,13 @@ pub fn load(ram: &GuestRam, source: &BootSource, machine: &BootMachine<'_>) -> R
     if source.cmdline.contains('\0') {
         return Err(BootError::CmdlineNul);
     }
-    let kernel = source.kernel.contents("kernel")?;
-    let image = load_elf(&kernel, source.load_address)
-        .map_err(|error| BootError::Kernel { path: source.kernel.path.clone(), source: error })?;
-    let initrd = source.initrd.as_ref().map(|file| file.contents("initramfs")).transpose()?;
+    let kernel = &source.kernel;
+    let image = load_elf(&ReadCache::new(&kernel.file), source.load_address)
+        .map_err(|error| BootError::Kernel { path: kernel.path.clone(), source: error })?;
 
     // The tree names addresses, and its size decides none of them: it comes last. Its own length is fixed for a given
     // input, so a first build with placeholders tells how much has to be reserved.
-    let initrd_len = initrd.as_ref().map(|bytes| bytes.len() as u64);
+    let initrd_len = source.initrd.as_ref().map(|initrd| initrd.size_bytes);
     let mut layout = place(&image, initrd_len, ram.size_bytes(), 0)?;
     let tree = |layout: &Layout| {
         build_tree(&TreeInput {
@@ -207,15 +225,22 @@ pub fn load(ram: &GuestRam, source: &BootSource, machine: &BootMachine<'_>) -> R
     let dtb = tree(&layout);
     debug_assert_eq!(dtb.len() as u64, length);
 
+    let copy = |what, file: &BootFile, range: &Range<u64>, address| {
+        file.copy_to(range.start, range.end - range.start, ram, address).map_err(|source| BootError::Read {
+            what,
+            path: file.path.clone(),
+            source,
+        })
+    };
+    for segment in &image.segments {
+        copy("kernel", kernel, &segment.file_range, segment.address)?;
+    }
+    if let (Some(place), Some(initrd)) = (&layout.initrd, &source.initrd) {
+        copy("initramfs", initrd, &(0..initrd.size_bytes), place.start)?;
+    }
     let write = |what, address: u64, bytes: &[u8]| {
         ram.memory().write_slice(bytes, GuestAddress(address)).map_err(|source| BootError::Write { what, address, source })
     };
-    for segment in &image.segments {
-        write("the kernel", segment.address, &kernel[segment.file_range.clone()])?;
-    }
-    if let (Some(range), Some(bytes)) = (&layout.initrd, &initrd) {
-        write("the initramfs", range.start, bytes)?;
-    }
     let blob: Vec<u8> = RTAS_BLOB.iter().flat_map(|word| word.to_be_bytes()).collect();
     write("the RTAS blob", layout.rtas.start, &blob)?;
     write("the device tree", layout.fdt.start, &dtb)?;

@@ -106,6 +106,17 @@ impl Program {
         (self, address as u32)
     }
 
+    /// Where [`Self::cede_for_ever`] stands.
+    pub const CEDE_ENTRY: u32 = BASE as u32 + 0x800;
+
+    /// At [`Self::CEDE_ENTRY`]: H_CEDE in a loop.
+    pub fn cede_for_ever(mut self) -> Self {
+        assert!(self.code.len() <= 0x200);
+        self.code.resize(0x200, 0);
+        // li r3,0xe0; sc 1; b .-8
+        self.word(0x3860_00e0).word(0x4400_0022).word(0x4bff_fff8)
+    }
+
     /// `b .`
     pub fn spin(self) -> Self {
         self.word(0x4800_0000)
