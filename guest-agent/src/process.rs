@@ -70,6 +70,8 @@ struct Inner {
     pid: Option<Pid>,
     phase: Phase,
     terminal: Option<Terminal>,
+    /// The end of standard input was asked for before there was one.
+    input_ends: bool,
 }
 
 /// A helper's answers up to the point that was asked for.
@@ -78,14 +80,12 @@ struct Made {
     pid: Option<Pid>,
     exit: Option<oneshot::Receiver<Exit>>,
     terminal: Option<Terminal>,
-    /// Every copy of the helper's end is closed: the program runs, or nothing is left that could.
-    over: bool,
-    helper_exit: Option<oneshot::Receiver<Exit>>,
+    helper: Option<(Pid, oneshot::Receiver<Exit>)>,
 }
 
 impl Process {
     fn new(phase: Phase, pid: Option<Pid>, terminal: Option<Terminal>) -> Self {
-        Self { ended: watch::Sender::new(None), inner: Mutex::new(Inner { pid, phase, terminal }) }
+        Self { ended: watch::Sender::new(None), inner: Mutex::new(Inner { pid, phase, terminal, input_ends: false }) }
     }
 
     /// An added process, to be made at its start.
@@ -107,11 +107,13 @@ impl Process {
         let (child, pipes) = wanted.pipes()?;
         let mark = reaper.mark();
         let (helper, reports) = helper::spawn(&order, child).map_err(AgentError::Helper)?;
-        let mut made = Made { helper_exit: Some(reaper.claim(helper, mark)), ..Made::default() };
+        let mut made = Made { helper: Some((helper, reaper.claim(helper, mark))), ..Made::default() };
         let claim = |pid| reaper.claim(pid, mark);
-        timeout(HELPER_TIMEOUT, made.follow(&reports, claim, |made| made.pid.is_some()))
-            .await
-            .map_err(|_| AgentError::Slow { what: "making the container", seconds: HELPER_TIMEOUT.as_secs() })??;
+        let followed = timeout(HELPER_TIMEOUT, made.follow(&reports, claim, |made| made.pid.is_some())).await;
+        if let Err(error) = followed.unwrap_or(Err(slow("making the container"))) {
+            made.abandon();
+            return Err(error);
+        }
         let (Some(pid), Some(exit)) = (made.pid, made.exit.take()) else { return Err(made.no_process().await) };
         if let (Some(terminal), Some(size)) = (&made.terminal, wanted.size()) {
             terminal.resize(size)?;
@@ -154,27 +156,21 @@ impl Process {
         let opened = wanted.opened().await?;
         let mark = reaper.mark();
         let (helper, reports) = helper::spawn(&order, child).map_err(AgentError::Helper)?;
-        let mut made = Made { helper_exit: Some(reaper.claim(helper, mark)), ..Made::default() };
+        let mut made = Made { helper: Some((helper, reaper.claim(helper, mark))), ..Made::default() };
         let claim = |pid| {
             self.inner().pid = Some(pid);
             reaper.claim(pid, mark)
         };
         let followed = timeout(HELPER_TIMEOUT, made.follow(&reports, claim, |_| false)).await;
-        let followed =
-            followed.unwrap_or(Err(AgentError::Slow { what: "starting the process", seconds: HELPER_TIMEOUT.as_secs() }));
-        if let Err(error) = followed {
-            // What was made and does not run its program must not stay.
-            if let Some(pid) = made.pid {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
+        if let Err(error) = followed.unwrap_or(Err(slow("starting the process"))) {
+            made.abandon();
             self.inner().pid = None;
             return Err(error);
         }
         let (Some(pid), Some(exit)) = (made.pid, made.exit.take()) else { return Err(made.no_process().await) };
         let pumps = Pumps::start(opened, pipes, made.terminal.as_ref())?;
-        let mut inner = self.inner();
-        inner.terminal = made.terminal;
-        inner.phase = Phase::Running(pumps);
+        self.inner().terminal = made.terminal;
+        self.runs_with(pumps);
         Ok((pid, exit))
     }
 
@@ -191,9 +187,9 @@ impl Process {
         })?;
         let mut made = Made::default();
         let followed = timeout(HELPER_TIMEOUT, made.follow(&reports, |_| oneshot::channel().1, |_| false)).await;
-        followed.unwrap_or(Err(AgentError::Slow { what: "executing the program", seconds: HELPER_TIMEOUT.as_secs() }))?;
+        followed.unwrap_or(Err(slow("executing the program")))?;
         let pumps = Pumps::start(opened, pipes, terminal.as_ref())?;
-        self.inner().phase = Phase::Running(pumps);
+        self.runs_with(pumps);
         Ok(pid)
     }
 
@@ -265,11 +261,21 @@ impl Process {
         }
     }
 
-    /// Ends its standard input after what has arrived; before its start and after its end there is nothing to do.
+    /// Ends its standard input after what has arrived; before its start that is remembered.
     pub fn close_input(&self) {
-        if let Phase::Running(pumps) = &self.inner().phase {
+        let mut inner = self.inner();
+        match &inner.phase {
+            Phase::Running(pumps) => pumps.close_input(),
+            _ => inner.input_ends = true,
+        }
+    }
+
+    fn runs_with(&self, pumps: Pumps) {
+        let mut inner = self.inner();
+        if inner.input_ends {
             pumps.close_input();
         }
+        inner.phase = Phase::Running(pumps);
     }
 
     /// After its end: waits, bounded, until its output has been read, and cuts its streams.
@@ -298,10 +304,8 @@ impl Made {
         let mut failure: Option<String> = None;
         while !enough(self) {
             match reports.next().await.map_err(AgentError::Report)? {
-                None => {
-                    self.over = true;
-                    break;
-                }
+                // Every copy of the helper's end is closed: the program runs, or nothing is left that could.
+                None => break,
                 Some((Report::Terminal, Some(master))) => self.terminal = Some(Terminal::new(master)?),
                 Some((Report::Terminal, None)) => {}
                 Some((Report::Created { pid }, _)) => {
@@ -316,13 +320,29 @@ impl Made {
         failure.map_or(Ok(()), |error| Err(AgentError::Failed(error)))
     }
 
+    /// Kills what was made and will not run its program, and the helper that should have made it.
+    fn abandon(&mut self) {
+        let made = self.pid.zip(self.exit.as_mut());
+        let helper = self.helper.as_mut().map(|(pid, exit)| (*pid, exit));
+        for (pid, exit) in made.into_iter().chain(helper) {
+            // Not reaped yet, so the number is still its own.
+            if exit.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+    }
+
     async fn no_process(mut self) -> AgentError {
-        let status = match self.helper_exit.take() {
-            Some(exit) => exit.await.map_or(0, |exit| exit.status),
+        let status = match self.helper.take() {
+            Some((_, exit)) => exit.await.map_or(0, |exit| exit.status),
             None => 0,
         };
         AgentError::HelperDied { status }
     }
+}
+
+fn slow(what: &'static str) -> AgentError {
+    AgentError::Slow { what, seconds: HELPER_TIMEOUT.as_secs() }
 }
 
 /// Tells libcontainer's init to go on. Its socket is reached through a descriptor of its directory, as its path may be longer than a

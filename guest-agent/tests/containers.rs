@@ -272,6 +272,32 @@ async fn killed_before_the_start_and_killed_all() {
 }
 
 #[tokio::test]
+async fn standard_input_ends_when_asked() {
+    let pod = pod!();
+    let container = pod.container("cat", &["cat"]).with(&["stdin", "stdout"]);
+    container.create().await.expect("create");
+    let mut ends = container.open_streams().await;
+    ends.stdin.as_mut().expect("stdin").write_all(b"all of it").await.expect("write");
+    // Before the start, which remembers it.
+    pod.agent.close_stdin(context(), &container.request("")).await.expect("close");
+    container.start("").await.expect("start");
+    assert_eq!(ends.output().await, "all of it");
+    assert_eq!(container.wait("").await.exit_status, 0);
+    container.delete("").await.expect("delete");
+
+    let pipe = pod.container("pipe", &["cat"]);
+    nix::unistd::mkfifo(&pipe.bundle.join("pipe.json"), nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+    let request = CreateContainerRequest {
+        id: pipe.id.clone(),
+        spec_path: format!("containers/{}/pipe.json", pipe.id),
+        rootfs_path: format!("containers/{}/rootfs", pipe.id),
+        ..Default::default()
+    };
+    let (_, text) = refusal(pod.agent.create_container(context(), &request).await);
+    assert!(text.contains("pipe.json") && text.contains("not a regular file"), "{text}");
+}
+
+#[tokio::test]
 async fn much_output_is_not_lost_and_a_grandchild_does_not_hold_it() {
     let pod = pod!();
     let script = "dd if=/dev/zero bs=65536 count=160 2>/dev/null; (sleep 1000) & exit 5";

@@ -89,6 +89,10 @@ pub struct Leftover {
 /// [`HelperError`] with path, line and column.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, HelperError> {
     let unreadable = |source| HelperError::Io { what: "reading", path: path.to_owned(), source };
+    // A pipe or a device in its place must not hold up the helper.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(unreadable(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")));
+    }
     let mut text = Vec::new();
     File::open(path).map_err(unreadable)?.take(JSON_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > JSON_MAX {
