@@ -321,10 +321,8 @@ fn command_line(config: &Config) -> String {
     // panic=-1: a panic ends the machine at once (RTAS ibm,os-term or a reboot) instead of spinning on the host's CPU.
     // page_reporting_order=2: free memory goes back in pieces of 256 KiB. By default a 64K-page kernel reports 16 MiB at a time, and
     // nothing at all while less than 512 MiB is free.
-    let mut line = format!(
-        "console=hvc0 loglevel={} panic=-1 page_reporting.page_reporting_order=2",
-        config.guest_log_level.loglevel()
-    );
+    let mut line =
+        format!("console=hvc0 loglevel={} panic=-1 page_reporting.page_reporting_order=2", config.guest_log_level.loglevel());
     if !config.kernel_parameters.is_empty() {
         line.push(' ');
         line.push_str(&config.kernel_parameters);
