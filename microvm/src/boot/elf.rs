@@ -288,7 +288,7 @@ pub(crate) mod tests {
     #[test]
     fn a_kernel_linked_in_the_linear_mapping_goes_to_physical_zero() {
         for little in [false, true] {
-            let image = load_elf(&elf_with(little, 21, 2, KERNEL, &[(KERNEL, KERNEL, &[1; 32], 0x1000)]), None).unwrap();
+            let image = load_elf(elf_with(little, 21, 2, KERNEL, &[(KERNEL, KERNEL, &[1; 32], 0x1000)]), None).unwrap();
             assert_eq!(image.kind, ImageKind::Linux);
             assert_eq!((image.entry, image.base, image.end), (0, 0, 0x1000));
             assert_eq!(image.little_endian, little);
@@ -297,7 +297,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_kernel_whose_physical_addresses_are_physical_is_the_same() {
-        let image = load_elf(&elf_with(true, 21, 2, KERNEL + 8, &[(KERNEL, 0, &[1; 32], 0x1000)]), None).unwrap();
+        let image = load_elf(elf_with(true, 21, 2, KERNEL + 8, &[(KERNEL, 0, &[1; 32], 0x1000)]), None).unwrap();
         assert_eq!((image.kind, image.entry, image.base), (ImageKind::Linux, 8, 0));
     }
 
@@ -329,7 +329,7 @@ pub(crate) mod tests {
         assert!(matches!(load_elf(&x86, None), Err(ElfError::ForeignMachine { machine: "x86_64", .. })));
         let object = elf_with(true, 21, 1, KERNEL, &[(KERNEL, 0, &[1; 32], 64)]);
         assert!(matches!(load_elf(&object, None), Err(ElfError::Type(1))));
-        assert!(matches!(load_elf(&elf_with(true, 21, 2, 0, &[]), None), Err(ElfError::Empty)));
+        assert!(matches!(load_elf(elf_with(true, 21, 2, 0, &[]), None), Err(ElfError::Empty)));
         let outside = elf_with(true, 21, 2, KERNEL + 64, &[(KERNEL, 0, &[1; 32], 64)]);
         assert!(matches!(load_elf(&outside, None), Err(ElfError::Entry(_))));
     }
