@@ -98,7 +98,7 @@ fn unit(ctx: &Ctx) -> Result<Vec<String>> {
 
 fn e2e(ctx: &Ctx, products: &Products) -> Result<Vec<String>> {
     let mut tests = runner(ctx);
-    tests.args(["-p", E2E, "--no-tests=pass"]);
+    tests.args(["-p", E2E]);
     products.apply(&mut tests);
     stream(&mut tests)
 }
