@@ -38,8 +38,6 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// How many console lines are searched for the reason of a panic: registers and call traces follow it.
 const PANIC_LOOK_LINES: usize = 200;
 
-/// Physical address of Linux's `__secondary_hold_spinloop`: zero until the boot CPU releases the secondaries.
-const HOLD_RELEASE: u64 = 0x8;
 /// Physical address of Linux's `__secondary_hold`, entered with the hardware id in r3.
 const HOLD_ENTRY: u64 = 0x60;
 /// How often the release is looked for while a kernel boots, and for how long; the kernel waits 100 ms for its secondaries.
@@ -197,7 +195,7 @@ struct Inner {
     backend: &'static str,
     vcpus: Vec<VcpuSide>,
     boot_entry: EntryState,
-    watch_hold: bool,
+    hold_release: Option<u64>,
     dtb: Vec<u8>,
     control: Mutex<Control>,
     changed: Condvar,
@@ -283,8 +281,6 @@ impl Machine {
                 rng_seed: rng_seed(deterministic)?,
             },
         )?;
-        // A program of another kind may have anything at this address.
-        let held = ram.memory().read_obj::<u64>(GuestAddress(HOLD_RELEASE)).is_ok_and(|word| word == 0);
         let control =
             Control { status: Status::New, end: None, idle, threads: Vec::new(), alive: 0, executing: 0, devices_down: false };
         Ok(Self {
@@ -294,7 +290,7 @@ impl Machine {
                 backend: chosen.name,
                 vcpus: sides,
                 boot_entry: booted.entry,
-                watch_hold: booted.is_linux && vcpus > 1 && held,
+                hold_release: booted.hold_release.filter(|_| vcpus > 1),
                 dtb: booted.dtb,
                 control: Mutex::new(control),
                 changed: Condvar::new(),
@@ -320,8 +316,8 @@ impl Machine {
             let name = format!("vcpu{}", vcpu.id());
             inner.spawn(&mut control, name, move |inner| vcpu_thread(inner, vcpu))?;
         }
-        if inner.watch_hold {
-            inner.spawn(&mut control, "hold-watch".into(), watch_hold)?;
+        if let Some(address) = inner.hold_release {
+            inner.spawn(&mut control, "hold-watch".into(), move |inner| watch_hold(inner, address))?;
         }
         Ok(())
     }
@@ -670,10 +666,10 @@ fn system_reset(inner: &Inner, vcpu: &mut dyn Vcpu) {
 
 /// Starts the secondaries of a Linux guest when its boot CPU opens the hold loop. They are not started at boot, where
 /// they would spin; nor later by start-cpu, because the kernel waits for those that its tree lists.
-fn watch_hold(inner: &Inner) {
+fn watch_hold(inner: &Inner, address: u64) {
     let begun = Instant::now();
     loop {
-        let released = inner.platform.ram.memory().read_obj::<u64>(GuestAddress(HOLD_RELEASE));
+        let released = inner.platform.ram.memory().read_obj::<u64>(GuestAddress(address));
         if !matches!(released, Ok(0)) {
             break;
         }

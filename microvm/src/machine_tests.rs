@@ -9,7 +9,10 @@ const MEMORY: u64 = 32 << 20;
 fn kernel_file(name: &str) -> BootFile {
     let path = std::env::temp_dir().join(format!("machine-test-{}-{name}", std::process::id()));
     const BASE: u64 = 0xc000_0000_0000_0000;
-    std::fs::write(&path, elf_for_tests(true, 21, 2, BASE, &[(BASE, 0, &[0; 256], 0x1000)])).unwrap();
+    let mut image = [0; 256];
+    // The trap before the doubleword that releases the secondaries.
+    image[0x34..0x38].copy_from_slice(&0x7fe0_0008_u32.to_le_bytes());
+    std::fs::write(&path, elf_for_tests(true, 21, 2, BASE, &[(BASE, 0, &image, 0x1000)])).unwrap();
     let file = BootFile::open("kernel", path.to_str().unwrap()).unwrap();
     std::fs::remove_file(&path).unwrap();
     file
@@ -186,7 +189,7 @@ fn secondaries_enter_the_hold_loop_when_it_opens() {
     made.machine.start().unwrap();
     std::thread::sleep(Duration::from_millis(5));
     assert_eq!(made.log.entries.lock().unwrap().len(), 1, "only the boot CPU runs at first");
-    made.machine.inner.platform.ram.memory().write_obj(0x1234_u64, GuestAddress(HOLD_RELEASE)).unwrap();
+    made.machine.inner.platform.ram.memory().write_obj(0x1234_u64, GuestAddress(0x38)).unwrap();
     eventually("secondaries", || made.log.entries.lock().unwrap().len() == 3);
     let mut entries = made.log.entries.lock().unwrap().clone();
     entries.sort_by_key(|(id, _)| *id);

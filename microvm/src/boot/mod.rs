@@ -184,8 +184,8 @@ pub struct Booted {
     pub entry: EntryState,
     /// Where everything is.
     pub layout: Layout,
-    /// The image is Linux, whose secondaries wait in a hold loop at physical 0x60.
-    pub is_linux: bool,
+    /// Where Linux's secondaries learn that they may leave their hold loop, if this image has one.
+    pub hold_release: Option<u64>,
     /// The flattened tree as written.
     pub dtb: Vec<u8>,
 }
@@ -248,5 +248,19 @@ pub fn load(ram: &GuestRam, source: &BootSource, machine: &BootMachine<'_>) -> R
     // The image's own byte order: Linux copes with either, a bare-metal program without a switch of its own does not.
     let endian = if image.little_endian { MSR_LE } else { 0 };
     let entry = EntryState { pc: image.entry, msr: MSR_SF | MSR_ME | endian, r3: layout.fdt.start, r4: image.base };
-    Ok(Booted { entry, layout, is_linux: image.kind == ImageKind::Linux, dtb })
+    Ok(Booted { entry, layout, hold_release: hold_release(ram, &image), dtb })
+}
+
+/// Physical address of Linux's `__secondary_hold_spinloop`, zero until the boot CPU releases the secondaries. The image begins with a branch, a
+/// trap and this doubleword; in a little-endian one the switch of the byte order comes before them.
+fn hold_release(ram: &GuestRam, image: &Image) -> Option<u64> {
+    const TRAP: u32 = 0x7fe0_0008;
+    if image.kind != ImageKind::Linux || image.base != 0 {
+        return None;
+    }
+    let address = if image.little_endian { 0x38 } else { 0x8 };
+    let word: u32 = ram.memory().read_obj(GuestAddress(address - 4)).ok()?;
+    let word = if image.little_endian { u32::from_le(word) } else { u32::from_be(word) };
+    let released: u64 = ram.memory().read_obj(GuestAddress(address)).ok()?;
+    (word == TRAP && released == 0).then_some(address)
 }

@@ -19,6 +19,11 @@ const BOOT_CPU: u32 = 0;
 /// The interrupt controller's phandle, named by the host bridge's interrupt map.
 const XICS_PHANDLE: u32 = 0x1111;
 
+/// `ibm,pi-features` (one attribute byte, type 0): bit 3 faults of no-execute pages are reported as such, bit 4 no directed
+/// doorbells. With more than one thread in a core Linux would send inter-processor interrupts to its siblings with
+/// msgsndp, which reaches nobody where each vCPU runs by itself; H_IPI reaches all.
+const PI_FEATURES_NO_DOORBELL: &[u8] = &[1, 0, 0x18];
+
 /// Processor clock for programs that print it; nothing depends on it.
 const CLOCK_HZ: u32 = 1_000_000_000;
 
@@ -188,6 +193,9 @@ fn cpus(fdt: &mut Writer, input: &TreeInput<'_>) {
         // 2: VMX and VSX (LoPAR, CPU node properties).
         fdt.cell("ibm,vmx", 2);
         fdt.property("ibm,pa-features", &capabilities.pa_features);
+        if topology.threads_per_core > 1 {
+            fdt.property("ibm,pi-features", PI_FEATURES_NO_DOORBELL);
+        }
         fdt.cell("cpu-version", capabilities.cpu_version);
         fdt.cell("clock-frequency", CLOCK_HZ);
         fdt.cell("timebase-frequency", u32::try_from(capabilities.timebase_hz).unwrap_or(u32::MAX));
@@ -388,6 +396,7 @@ mod tests {
         let (_, dts) = tree(Topology::new(6, 4).unwrap(), &[]);
         assert!(dts.contains("ibm,interrupt-server-ranges = <0x0 0x6>;"));
         assert!(dts.contains("ibm,ppc-interrupt-server#s = <0x0 0x1 0x2 0x3>;"));
+        assert_eq!(dts.matches("ibm,pi-features = [01 00 18];").count(), 2);
         assert!(dts.contains("PowerPC,POWER9@4 {"));
         assert!(dts.contains("ibm,ppc-interrupt-server#s = <0x4 0x5>;"));
         assert_eq!(dts.matches("device_type = \"cpu\"").count(), 2);
