@@ -24,6 +24,9 @@ use crate::streams::{Pipes, Pumps, Terminal, Wanted};
 /// behind it are slow; a startContainer hook may run in between.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long a helper that has done its work may take to end.
+const HELPER_EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Status of a process that was to start and could not, as a shell gives it.
 const STATUS_NOT_STARTED: u32 = 126;
 
@@ -168,6 +171,10 @@ impl Process {
             return Err(error);
         }
         let (Some(pid), Some(exit)) = (made.pid, made.exit.take()) else { return Err(made.no_process().await) };
+        // The helper has nothing left to do but to leave the container's control group, where it would be counted.
+        if let Some((_, helper_exit)) = made.helper.take() {
+            let _ = timeout(HELPER_EXIT_TIMEOUT, helper_exit).await;
+        }
         let pumps = Pumps::start(opened, pipes, made.terminal.as_ref())?;
         self.inner().terminal = made.terminal;
         self.runs_with(pumps);
