@@ -1,6 +1,6 @@
 //! Execution: blocks of pre-decoded instructions, interrupts, and access to storage.
 //!
-//! [`Cpu`] is one vCPU's state. `execute` runs any instruction of the table by its plain semantics; [`run`] drives blocks of
+//! [`Cpu`] is one vCPU's state. `execute` runs any instruction of the table by its plain semantics; `run` drives blocks of
 //! micro-ops and falls back to it for everything that is not hot.
 
 mod atomic;
