@@ -187,6 +187,7 @@ fn the_budget_ends_the_machine() {
 fn secondaries_enter_the_hold_loop_when_it_opens() {
     let made = machine("hold", 3, Vec::new());
     made.machine.start().unwrap();
+    eventually("the boot CPU", || made.log.entries.lock().unwrap().len() == 1);
     std::thread::sleep(Duration::from_millis(5));
     assert_eq!(made.log.entries.lock().unwrap().len(), 1, "only the boot CPU runs at first");
     made.machine.inner.platform.ram.memory().write_obj(0x1234_u64, GuestAddress(0x38)).unwrap();
