@@ -215,12 +215,19 @@ async fn pump_input(
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let read = tokio::select! {
-            biased;
             read = source.read(&mut buffer) => read.unwrap_or(0),
-            // Polled second: what is in the fifo goes first. An error means that nobody is left to close it.
-            _ = closing.wait_for(|closed| *closed) => 0,
+            // An error means that nobody is left to close it.
+            _ = closing.wait_for(|closed| *closed) => break,
         };
         if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
+            let _ = to.shutdown().await;
+            return;
+        }
+    }
+    // What was written before the close goes first. The fifo itself is asked (it does not block), because the reactor need not
+    // have heard of it yet.
+    while let Ok(read @ 1..) = nix::unistd::read(&source, &mut buffer) {
+        if to.write_all(&buffer[..read]).await.is_err() {
             break;
         }
     }
