@@ -16,8 +16,12 @@ use crate::run::{Log, capture};
 
 /// Debian's archive keys, from the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// A mirror in the middle of an update answers with lists that do not fit together; it is asked this often.
-const UPDATE_ATTEMPTS: usize = 3;
+/// A mirror in the middle of an update answers with lists that do not fit together; it is asked this often for each name of
+/// the release.
+const UPDATE_ATTEMPTS: usize = 2;
+/// The releases' other names. A caching mirror keeps signatures and lists per name, so one of the two may fit together when the
+/// other does not. Which release a name stands for is checked in what arrives.
+const OTHER_NAMES: &[(&str, &str)] = &[("bookworm", "oldstable"), ("trixie", "stable"), ("forky", "testing")];
 
 /// Which packages a private root can see.
 pub struct Suite {
@@ -72,17 +76,32 @@ impl<'a> AptRoot<'a> {
             self.suite.arch
         );
         self.ctx.ui.line("packages", &format!("lists of {} {}", self.suite.release, self.suite.arch));
+        let release = self.suite.release.as_str();
+        let other = OTHER_NAMES.iter().find(|(codename, _)| *codename == release).map(|(_, other)| *other);
+        let mut names: Vec<&str> = [Some(release), other].into_iter().flatten().collect();
+        let last = names.pop().unwrap_or(release);
+        for name in names {
+            if self.update(name).is_ok() {
+                return Ok(());
+            }
+            self.ctx.ui.line("packages", &format!("the mirror's lists of {name} do not fit its signature: trying {last}"));
+        }
+        self.update(last)
+    }
+
+    /// Fetches the lists of the release under one of its names.
+    fn update(&self, name: &str) -> Result<()> {
         remove_tree(&self.dir)?;
         for sub in ["etc/apt.conf.d", "etc/preferences.d", "lists/partial", "archives/partial"] {
             fs::create_dir_all(self.dir.join(sub))?;
         }
         fs::write(self.dir.join("status"), b"")?;
-        fs::write(self.dir.join("etc/sources.list"), self.sources()?)?;
+        fs::write(self.dir.join("etc/sources.list"), self.sources(name)?)?;
         fs::write(self.dir.join("apt.conf"), self.configuration())?;
         for attempt in 1.. {
             let mut update = self.apt("apt-get");
             update.args(["update", "-q", "-o", "APT::Update::Error-Mode=any"]);
-            match self.log.run(&mut update, None) {
+            match self.log.run(&mut update, None).and_then(|()| self.check_codename()) {
                 Ok(()) => break,
                 Err(error) if attempt >= UPDATE_ATTEMPTS => {
                     remove_tree(&self.dir)?;
@@ -92,6 +111,24 @@ impl<'a> AptRoot<'a> {
             }
         }
         fs::write(self.dir.join("complete"), b"")?;
+        Ok(())
+    }
+
+    /// Every signed list is of the release that was asked for, whatever name it came under.
+    fn check_codename(&self) -> Result<()> {
+        let release = &self.suite.release;
+        for entry in fs::read_dir(self.dir.join("lists"))? {
+            let path = entry?.path();
+            if path.to_string_lossy().ends_with("InRelease") {
+                let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+                let codename = codename(&text).with_context(|| format!("{} names no release", path.display()))?;
+                ensure!(
+                    codename == release || codename.strip_suffix("-security") == Some(release),
+                    "{} is of {codename}, not of {release}",
+                    path.display()
+                );
+            }
+        }
         Ok(())
     }
 
@@ -198,11 +235,10 @@ impl<'a> AptRoot<'a> {
         Ok(debs)
     }
 
-    fn sources(&self) -> Result<String> {
+    fn sources(&self, release: &str) -> Result<String> {
         ensure!(Path::new(KEYRING).exists(), "Debian's archive keys are missing: apt-get install debian-archive-keyring");
         let mirrors = Mirrors::of_this_machine()?;
         let options = format!("[arch={} signed-by={KEYRING}]", self.suite.arch);
-        let release = &self.suite.release;
         let mut text = format!("deb {options} {} {release} main\n", mirrors.archive);
         if self.suite.security {
             text += &format!("deb {options} {} {release}-security main\n", mirrors.security);
@@ -223,6 +259,11 @@ impl<'a> AptRoot<'a> {
              Acquire::Languages \"none\";\nAcquire::Check-Valid-Until \"false\";\nAcquire::Retries \"3\";\n"
         )
     }
+}
+
+/// The field `Codename` of a signed list.
+fn codename(release: &str) -> Option<&str> {
+    release.lines().find_map(|line| line.strip_prefix("Codename:")).map(str::trim)
 }
 
 fn is_intact(deb: &Deb) -> bool {
@@ -320,6 +361,12 @@ mod tests {
         let alone = "deb https://other.example/tools stable main\ndeb https://mirror.example/debian bookworm main\n";
         assert_eq!(Mirrors::parse(alone).as_ref(), Some(&wanted));
         assert_eq!(Mirrors::parse("deb https://other.example/tools stable main\n"), None);
+    }
+
+    #[test]
+    fn a_signed_list_tells_its_release() {
+        assert_eq!(codename("Origin: Debian\nSuite: stable\nCodename: trixie\n"), Some("trixie"));
+        assert_eq!(codename("Origin: Debian\n"), None);
     }
 
     #[test]
