@@ -66,6 +66,7 @@ pub fn cargo_build(ctx: &Ctx, tools: &Toolchain, what: &str, packages: &[&str], 
         Linkage::Static => "guest",
         Linkage::Dynamic => "ppc64le",
     });
+    forget_other_tree(ctx, &target)?;
     let mut cargo = cargo(ctx);
     cargo.args(["build", "--release", "--target", GUEST_TARGET]).args(packages).env("CARGO_TARGET_DIR", &target);
     if linkage == Linkage::Static {
@@ -73,10 +74,27 @@ pub fn cargo_build(ctx: &Ctx, tools: &Toolchain, what: &str, packages: &[&str], 
         cargo.args(["--config", "profile.release.opt-level='s'", "--config", "profile.release.lto='fat'"]);
         cargo.args(["--config", "profile.release.codegen-units=1", "--config", "profile.release.debug=false"]);
     }
-    tools.apply(&mut cargo, &ctx.root, linkage);
+    tools.apply(&mut cargo, linkage);
     let log = Log::create(ctx.cache.logs().join(format!("{what}-build.log")))?;
     log.run(&mut cargo, Some(&mut ctx.ui.progress(what, None)))?;
     Ok(target.join(GUEST_TARGET).join("release"))
+}
+
+/// Cargo tells by file times what it has to compile, and takes two trees for one: what another tree compiled of the workspace goes,
+/// the dependencies stay.
+fn forget_other_tree(ctx: &Ctx, target: &Path) -> Result<()> {
+    let note = target.join("tree");
+    let root = ctx.root.as_os_str().as_encoded_bytes();
+    if fs::read(&note).is_ok_and(|noted| noted == root) {
+        return Ok(());
+    }
+    if target.exists() {
+        let mut clean = cargo(ctx);
+        clean.args(["clean", "--quiet", "--workspace", "--target", GUEST_TARGET]).env("CARGO_TARGET_DIR", target);
+        capture(&mut clean)?;
+    }
+    fs::create_dir_all(target).with_context(|| format!("create {}", target.display()))?;
+    fs::write(&note, root).with_context(|| format!("write {}", note.display()))
 }
 
 /// The cargo that runs this program, in the tree, offline when asked.

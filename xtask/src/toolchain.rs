@@ -72,18 +72,18 @@ pub fn prepare(ctx: &Ctx, host: &Host) -> Result<Toolchain> {
 
 impl Toolchain {
     /// Prepares `command` (a cargo) to build for the guest's architecture.
-    pub fn apply(&self, command: &mut Command, root: &Path, linkage: Linkage) {
+    pub fn apply(&self, command: &mut Command, linkage: Linkage) {
         let upper = GUEST_TARGET.to_uppercase().replace('-', "_");
         let under = GUEST_TARGET.replace('-', "_");
-        // Paths of this machine do not belong into binaries.
-        let mut flags = format!("--remap-path-prefix={}=/paperboat", root.display());
+        let mut flags = Vec::new();
+        // Paths of this machine do not belong into binaries. Those of the workspace are relative already.
         if let Some(home) = cargo_home() {
-            flags += &format!(" --remap-path-prefix={}=/cargo", home.display());
+            flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
         }
         if linkage == Linkage::Static {
-            flags += " -C target-feature=+crt-static";
+            flags.push("-C target-feature=+crt-static".into());
         }
-        command.env(format!("CARGO_TARGET_{upper}_RUSTFLAGS"), flags);
+        command.env(format!("CARGO_TARGET_{upper}_RUSTFLAGS"), flags.join(" "));
         if let Some(rustc) = &self.rustc {
             command
                 .env("RUSTC", rustc)
