@@ -6,8 +6,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cli::{BuildArgs, DifftestArgs, KernelArgs, SetupArgs, Target};
+use crate::cli::{BuildArgs, DifftestArgs, EnvArgs, KernelArgs, SetupArgs, Target};
 use crate::ctx::Ctx;
+use crate::engines::Scope;
 use crate::run::Log;
 use crate::setup::Host;
 use crate::toolchain::{self, Linkage};
@@ -22,16 +23,17 @@ pub struct Products {
 }
 
 impl Products {
-    /// Builds what is missing, from the machine's packages to the programs. Takes the cache's lock meanwhile.
-    pub fn prepare(ctx: &Ctx) -> Result<Self> {
+    /// Builds what is missing, from the machine's packages to the programs, with the engines of `scope`. Takes the cache's lock
+    /// meanwhile.
+    pub fn prepare(ctx: &Ctx, scope: Scope) -> Result<Self> {
         let _lock = ctx.lock()?;
-        Self::prepare_locked(ctx)
+        Self::prepare_locked(ctx, scope)
     }
 
-    fn prepare_locked(ctx: &Ctx) -> Result<Self> {
+    fn prepare_locked(ctx: &Ctx, scope: Scope) -> Result<Self> {
         let host = Host::detect()?;
         setup::ensure_packages(ctx, &host)?;
-        let engines = engines::prepare(ctx, &host)?;
+        let engines = engines::prepare(ctx, &host, scope)?;
         images::prepare(ctx, &host)?;
         let tools = toolchain::prepare(ctx, &host)?;
         let agent = guest::agent(ctx, &host, &tools)?;
@@ -39,16 +41,14 @@ impl Products {
         let programs = host_programs(ctx)?;
         // Last, because it is the longest: an error in the sources shows before it.
         let kernel = kernel::prepare(ctx, &host)?;
-        Ok(Self {
-            variables: vec![
-                ("PAPERBOAT_BIN", programs),
-                ("PAPERBOAT_KERNEL", kernel.vmlinux),
-                ("PAPERBOAT_INITRAMFS", initramfs),
-                ("PAPERBOAT_IMAGES", ctx.cache.products().join("images")),
-                ("PAPERBOAT_CONTAINERD_BIN", engines.containerd_bin),
-                ("PAPERBOAT_RUNC_BIN", engines.runc_bin),
-            ],
-        })
+        let mut variables = vec![
+            ("PAPERBOAT_BIN", programs),
+            ("PAPERBOAT_KERNEL", kernel.vmlinux),
+            ("PAPERBOAT_INITRAMFS", initramfs),
+            ("PAPERBOAT_IMAGES", ctx.cache.products().join("images")),
+        ];
+        variables.extend(engines);
+        Ok(Self { variables })
     }
 
     /// Tells a command where everything is.
@@ -70,7 +70,7 @@ pub fn setup(ctx: &Ctx, args: &SetupArgs) -> Result<()> {
         crate::cache::remove_tree(&ctx.cache.root().join("apt"))?;
     }
     setup::ensure_packages(ctx, &host)?;
-    engines::prepare(ctx, &host)?;
+    engines::prepare(ctx, &host, Scope::All)?;
     toolchain::prepare(ctx, &host)?;
     Ok(())
 }
@@ -124,8 +124,8 @@ pub fn build(ctx: &Ctx, args: &BuildArgs) -> Result<()> {
 }
 
 /// `cargo xtask env`.
-pub fn env(ctx: &Ctx) -> Result<()> {
-    for (name, path) in Products::prepare_locked(ctx)?.variables {
+pub fn env(ctx: &Ctx, args: &EnvArgs) -> Result<()> {
+    for (name, path) in Products::prepare_locked(ctx, Scope::of_tests(args.all))?.variables {
         println!("export {name}='{}'", path.display());
     }
     Ok(())
@@ -134,7 +134,7 @@ pub fn env(ctx: &Ctx) -> Result<()> {
 /// `cargo xtask demo`: the end-to-end crate has the private containerd, its program `demo` uses it.
 pub fn demo(ctx: &Ctx) -> Result<ExitCode> {
     ensure!(nix::unistd::geteuid().is_root(), "the demo starts containerd, which needs root: run it as root");
-    let products = Products::prepare(ctx)?;
+    let products = Products::prepare(ctx, Scope::Demo)?;
     let mut cargo = guest::cargo(ctx);
     cargo.args(["run", "--quiet", "--release", "-p", "paperboat-e2e", "--bin", "demo"]);
     products.apply(&mut cargo);

@@ -78,7 +78,7 @@ pub enum Chore {
     ///
     /// Builds what is missing, so the first time takes as long as the demo; caches what that
     /// caches. Use: eval "$(cargo xtask env)"
-    Env,
+    Env(EnvArgs),
 
     /// Check format, clippy, documentation, licences and sources of dependencies
     ///
@@ -98,6 +98,14 @@ pub struct SetupArgs {
     /// Fetch Debian's package lists again, and with them newer packages
     #[arg(long)]
     pub refresh: bool,
+}
+
+/// Options of `env`.
+#[derive(Args)]
+pub struct EnvArgs {
+    /// With what only `test --all` needs
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Options of `kernel`.

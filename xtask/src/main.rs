@@ -62,7 +62,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Chore::Kernel(args) => chores::kernel(&ctx, &args),
         Chore::Images => chores::images(&ctx),
         Chore::Build(args) => chores::build(&ctx, &args),
-        Chore::Env => chores::env(&ctx),
+        Chore::Env(args) => chores::env(&ctx, &args),
         Chore::Lint => lint::run(&ctx),
         Chore::Clean => chores::clean(&ctx),
     }?;

@@ -19,6 +19,7 @@ const COMMON: &[&str] = &[
     "flex",
     "gcc",
     "iproute2",
+    "iptables",
     "libc6-dev",
     "libseccomp-dev",
     "make",

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::chores::Products;
 use crate::cli::{Stage, TestArgs};
 use crate::ctx::Ctx;
+use crate::engines::Scope;
 use crate::setup::Host;
 use crate::{guest, kernel, lint, setup, ui};
 
@@ -52,7 +53,7 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
     if wanted(Stage::E2e) {
         let mut products = None;
         let prepared = stage("products", &mut || {
-            products = Some(Products::prepare(ctx)?);
+            products = Some(Products::prepare(ctx, Scope::of_tests(args.all))?);
             Ok(Vec::new())
         });
         if prepared && let Some(products) = &products {

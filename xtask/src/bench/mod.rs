@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::chores::Products;
 use crate::cli::BenchArgs;
 use crate::ctx::Ctx;
+use crate::engines::Scope;
 use crate::run::capture;
 use crate::setup::{self, Host};
 
@@ -138,7 +139,7 @@ pub fn run(ctx: &Ctx, args: &BenchArgs) -> Result<()> {
     ensure!(args.runs > 0, "--runs must be at least 1");
     let host = Host::detect()?;
     setup::ensure_installed(ctx, setup::BENCH)?;
-    let lab = Lab { ctx, host, runs: args.runs, products: Products::prepare(ctx)? };
+    let lab = Lab { ctx, host, runs: args.runs, products: Products::prepare(ctx, Scope::Demo)? };
     let mut figures = Vec::new();
     for bench in chosen {
         ctx.ui.line("bench", bench.name);
