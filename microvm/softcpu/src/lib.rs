@@ -6,6 +6,16 @@
 //! - [`mmu`]: effective → virtual → real, the hashed page table and its hypercalls.
 //! - [`exec`]: the pre-decoded block interpreter, interrupts and storage access.
 //! - [`vector`]: floating point, VMX and VSX.
+//!
+//! What it leaves out, and what a guest sees of that:
+//!
+//! - Decimal floating point and transactional memory are not offered (`ibm,pa-features`); their instructions are illegal.
+//! - Event-based branches: `rfebb` raises facility unavailable. The performance monitor's registers keep what is written and never count.
+//! - `wait` and `stop` end at once, as the ISA allows; partitions idle with H_CEDE.
+//! - `paste.` never finds an accelerator: it reports that nothing was pasted.
+//! - Privileged doorbells reach the vCPU itself only: every vCPU is a core of its own (TIR reads zero).
+//! - `stqcx.` is atomic against other quadword conditional stores; against narrower stores each of its two doublewords is.
+//! - Real mode is the virtual real mode area: all of memory, and a storage interrupt beyond it.
 #![deny(unsafe_code)]
 
 mod clock;

@@ -8,15 +8,59 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use paperboat_hypervisor::{BackendError, GuestRam, InterruptMode, VcpuStats, VmConfig};
+use paperboat_hypervisor::{BackendError, CODE_PAGE_SIZE, GuestRam, InterruptMode, VcpuStats, VmConfig};
 
 use crate::clock::Clock;
 use crate::exec::{Areas, Ram};
 use crate::mmu::Hpt;
+
+/// A set of numbers below a limit, written by one vCPU and read by all: what that vCPU may hold in its soft TLB.
+///
+/// It lets an invalidation pass by the vCPUs that it does not concern. A vCPU notes a number *before* it reads what the number
+/// stands for (the page table entry, the page's code mark); who changes that thing looks into the set *after* the change. With a
+/// full fence between the two steps on both sides, either the one sees the change or the other sees the note.
+#[derive(Debug)]
+struct Notes {
+    words: Box<[AtomicU64]>,
+}
+
+impl Notes {
+    fn new(count: u64) -> Self {
+        Self { words: (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    fn word(&self, number: u64) -> Option<&AtomicU64> {
+        self.words.get(usize::try_from(number / 64).ok()?)
+    }
+
+    /// A number beyond the limit counts as noted.
+    fn contains(&self, number: u64) -> bool {
+        self.word(number).is_none_or(|word| word.load(Ordering::Relaxed) >> (number % 64) & 1 != 0)
+    }
+
+    fn insert(&self, number: u64) {
+        if let Some(word) = self.word(number) {
+            word.fetch_or(1 << (number % 64), Ordering::Relaxed);
+        }
+    }
+
+    fn remove(&self, number: u64) {
+        if let Some(word) = self.word(number) {
+            word.fetch_and(!(1 << (number % 64)), Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a vCPU may hold: translations by page table entry, store permissions by real page.
+#[derive(Debug)]
+struct Held {
+    entries: Notes,
+    stores: Notes,
+}
 
 /// Invalidations a vCPU keeps by name; beyond that it forgets everything.
 const MAX_MAIL: usize = 64;
@@ -65,6 +109,8 @@ struct Mailbox {
     in_guest: AtomicBool,
     exists: AtomicBool,
     areas: Mutex<Areas>,
+    /// Kept only where there are other vCPUs.
+    held: OnceLock<Held>,
     sleep: Mutex<()>,
     wake: Condvar,
     instructions: AtomicU64,
@@ -178,7 +224,48 @@ impl Shared {
 
     /// Marks vCPU `id` as made; false if it was already or lies beyond the count.
     pub fn claim(&self, id: u32) -> bool {
-        self.mailbox(id).is_some_and(|mailbox| !mailbox.exists.swap(true, Ordering::SeqCst))
+        let Some(mailbox) = self.mailbox(id) else { return false };
+        if self.vcpu_count() > 1 {
+            let pages = self.ram.size() / CODE_PAGE_SIZE;
+            mailbox.held.get_or_init(|| Held { entries: Notes::new(self.hpt.entry_count()), stores: Notes::new(pages) });
+        }
+        !mailbox.exists.swap(true, Ordering::SeqCst)
+    }
+
+    fn held(&self, id: u32) -> Option<&Held> {
+        self.mailbox(id)?.held.get()
+    }
+
+    /// Notes that vCPU `id` is about to hold a translation through `ptex`. True if that was noted before: what was read of the entry
+    /// since then may be kept. If not, it has to be read again.
+    pub fn holds_entry(&self, id: u32, ptex: u64) -> bool {
+        let Some(held) = self.held(id) else { return true };
+        let noted = held.entries.contains(ptex);
+        if !noted {
+            held.entries.insert(ptex);
+            fence(Ordering::SeqCst);
+        }
+        noted
+    }
+
+    /// Notes that vCPU `id` is about to hold a permission to store to real page number `page`, if it has no code by then.
+    pub fn holds_stores_to(&self, id: u32, page: u64) {
+        if let Some(held) = self.held(id)
+            && !held.stores.contains(page)
+        {
+            held.stores.insert(page);
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// vCPU `id` has forgotten it.
+    pub fn holds_no_more(&self, id: u32, what: Forget) {
+        let Some(held) = self.held(id) else { return };
+        match what {
+            Forget::Ptex(ptex) => held.entries.remove(ptex),
+            Forget::StoresTo(page) => held.stores.remove(page),
+            Forget::Code(_) | Forget::All => {}
+        }
     }
 
     /// True if the vCPU was made.
@@ -264,12 +351,23 @@ impl Shared {
         }
     }
 
-    /// Posts to every vCPU but `from`, without waiting.
-    pub fn post(&self, from: u32, what: Forget) {
+    /// Posts to every vCPU but `from` that it may concern, without waiting. True if there was one.
+    pub fn post(&self, from: u32, what: Forget) -> bool {
+        fence(Ordering::SeqCst);
+        let mut any = false;
         for (id, mailbox) in self.mailboxes.iter().enumerate() {
             if id as u32 == from || !mailbox.exists.load(Ordering::SeqCst) {
                 continue;
             }
+            let concerned = mailbox.held.get().is_none_or(|held| match what {
+                Forget::Ptex(ptex) => held.entries.contains(ptex),
+                Forget::StoresTo(page) => held.stores.contains(page),
+                Forget::Code(_) | Forget::All => true,
+            });
+            if !concerned {
+                continue;
+            }
+            any = true;
             let mut mail = lock(&mailbox.mail);
             if mail.len() >= MAX_MAIL {
                 mail.clear();
@@ -280,6 +378,7 @@ impl Shared {
             mailbox.posted.fetch_add(1, Ordering::SeqCst);
             mailbox.attention.fetch_or(attention::MAIL, Ordering::SeqCst);
         }
+        any
     }
 
     /// True if every vCPU but `from` has taken what was posted so far or is outside the guest.
@@ -289,11 +388,6 @@ impl Shared {
                 || !mailbox.in_guest.load(Ordering::SeqCst)
                 || mailbox.taken.load(Ordering::SeqCst) >= mailbox.posted.load(Ordering::SeqCst)
         })
-    }
-
-    /// True if `from` is the only vCPU that was made.
-    pub fn is_alone(&self, from: u32) -> bool {
-        self.mailboxes.iter().enumerate().all(|(id, m)| id as u32 == from || !m.exists.load(Ordering::SeqCst))
     }
 
     // ---- registered areas -------------------------------------------------------------------------------------------------
@@ -347,5 +441,54 @@ impl Shared {
             interrupts: mailbox.interrupts.load(Ordering::Relaxed),
             cedes: mailbox.cedes.load(Ordering::Relaxed),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paperboat_hypervisor::ClockMode;
+
+    use super::*;
+
+    fn partition(vcpu_count: u32) -> Shared {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let config = VmConfig { ram, vcpu_count, hpt_order: 18, clock: ClockMode::Host, budget_instructions: None };
+        Shared::new(&config, Hpt::new(18).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_invalidation_passes_by_whom_it_does_not_concern() {
+        let shared = partition(3);
+        assert!((0..3).all(|id| shared.claim(id)) && !shared.claim(0));
+        assert!(!shared.post(0, Forget::Ptex(7)), "nobody holds it");
+        assert!(!shared.holds_entry(1, 7), "not noted before, so it is read again");
+        assert!(shared.holds_entry(1, 7));
+        assert!(shared.post(0, Forget::Ptex(7)));
+        assert_eq!((shared.take_mail(1).0, shared.take_mail(2).0), (vec![Forget::Ptex(7)], vec![]));
+        shared.holds_no_more(1, Forget::Ptex(7));
+        assert!(!shared.post(0, Forget::Ptex(7)));
+        assert!(shared.post(0, Forget::Code(1)), "code concerns everybody");
+    }
+
+    #[test]
+    fn a_full_mailbox_means_everything() {
+        let shared = partition(2);
+        assert!(shared.claim(0) && shared.claim(1));
+        for page in 0..=MAX_MAIL as u64 {
+            shared.post(0, Forget::Code(page));
+        }
+        shared.enter_guest(1);
+        assert!(!shared.all_taken(0));
+        let (mail, number) = shared.take_mail(1);
+        assert_eq!(mail, vec![Forget::All]);
+        shared.mail_done(1, number);
+        assert!(shared.all_taken(0));
+    }
+
+    #[test]
+    fn alone_there_is_nothing_to_note() {
+        let shared = partition(1);
+        assert!(shared.claim(0));
+        assert!(shared.holds_entry(0, 7));
     }
 }

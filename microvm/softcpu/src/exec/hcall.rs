@@ -139,15 +139,14 @@ pub(crate) fn reply(cpu: &mut Cpu, reply: &HypercallReply) {
 }
 
 /// Serves the hypercall in the registers, if it is one of ours. `forget` makes every vCPU forget an entry before it returns.
-pub(super) fn serve(cpu: &mut Cpu, nr: u64, args: &HypercallArgs, mut forget: impl FnMut(&mut Cpu, Forget)) -> Outcome {
+pub(super) fn serve(cpu: &mut Cpu, nr: u64, args: &HypercallArgs, forget: impl FnOnce(&mut Cpu, &[Forget])) -> Outcome {
     if mmu::serves(nr) {
         let shared = Arc::clone(&cpu.shared);
         let Some(answer) = shared.hpt.hypercall(nr, args, &shared.memory) else {
             return Outcome::Leave;
         };
-        for ptex in answer.dropped.as_slice() {
-            forget(cpu, Forget::Ptex(*ptex));
-        }
+        let dropped: Vec<Forget> = answer.dropped.as_slice().iter().map(|ptex| Forget::Ptex(*ptex)).collect();
+        forget(cpu, &dropped);
         reply(cpu, &answer.reply);
         return Outcome::Done;
     }

@@ -134,7 +134,7 @@ impl Cpu {
         let mut cpu = Self {
             st: State::default(),
             spr: Sprs::new(),
-            storage: Storage::new(Arc::clone(shared)),
+            storage: Storage::new(Arc::clone(shared), id),
             shared: Arc::clone(shared),
             id,
             npc: 0,
@@ -195,7 +195,7 @@ impl Cpu {
     /// The guest waits in a loop: now and then the host thread steps back, for the vCPU that is waited for may share its core.
     #[cold]
     fn spin(&mut self) {
-        const SPINS_PER_YIELD: u32 = 32;
+        const SPINS_PER_YIELD: u32 = 256;
         self.spins = self.spins.wrapping_add(1);
         if self.spins.is_multiple_of(SPINS_PER_YIELD) && self.shared.vcpu_count() > 1 {
             std::thread::yield_now();

@@ -25,6 +25,11 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 /// Conditional branches behind which a block goes on. More would decode more code than runs.
 const MAX_SIDE_EXITS: usize = 3;
 
+/// Turns of waiting for other vCPUs' acknowledgement before sleeping between them.
+const SPINS_BEFORE_SLEEP: u32 = 2000;
+/// Sleep between two looks for the acknowledgement.
+const ACKNOWLEDGE_INTERVAL: Duration = Duration::from_micros(20);
+
 /// What the machine owes before the vCPU goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owed {
@@ -278,7 +283,7 @@ impl Engine {
             pages.take_stale(page);
         }
         if pages.mark_code(page) {
-            spread(&mut self.cpu, &mut self.code, Forget::StoresTo(page));
+            spread(&mut self.cpu, &mut self.code, &[Forget::StoresTo(page)]);
         }
         let mut uops = [Uop::Nop; MAX_BLOCK];
         let mut count = 0;
@@ -403,7 +408,7 @@ impl Engine {
             trace.hypercall(cpu.st.pc, nr, &args);
         }
         let code = &mut self.code;
-        match hcall::serve(cpu, nr, &args, |cpu, what| spread(cpu, code, what)) {
+        match hcall::serve(cpu, nr, &args, |cpu, list| spread(cpu, code, list)) {
             Outcome::Done => {
                 cpu.shared.count_hypercall(cpu.id);
                 if let Some(trace) = &mut cpu.trace {
@@ -450,19 +455,27 @@ fn apply(cpu: &mut Cpu, code: &mut CodeCache, what: Forget) {
             code.clear();
         }
     }
+    cpu.shared.holds_no_more(cpu.id, what);
 }
 
 /// Makes every vCPU of the partition forget something, and waits until they have.
-fn spread(cpu: &mut Cpu, code: &mut CodeCache, what: Forget) {
-    apply(cpu, code, what);
+fn spread(cpu: &mut Cpu, code: &mut CodeCache, list: &[Forget]) {
     let shared = std::sync::Arc::clone(&cpu.shared);
-    if shared.is_alone(cpu.id) {
+    let mut any = false;
+    for what in list {
+        apply(cpu, code, *what);
+        any |= shared.post(cpu.id, *what);
+    }
+    if !any {
         return;
     }
-    shared.post(cpu.id, what);
     // Every vCPU in the guest comes to a block boundary within microseconds, or is descheduled by the host: no bound but that.
+    // One that runs answers while this one spins; one that is descheduled needs a core. A short sleep gives it this one and, unlike
+    // a yield, does not send the waiter to the end of a loaded host's queue.
+    let mut turns = 0u32;
     while !shared.all_taken(cpu.id) {
         take_mail(cpu, code);
-        std::thread::yield_now();
+        turns = turns.saturating_add(1);
+        if turns < SPINS_BEFORE_SLEEP { std::hint::spin_loop() } else { std::thread::sleep(ACKNOWLEDGE_INTERVAL) }
     }
 }

@@ -48,6 +48,7 @@ const WATCH_PROBLEM: u64 = 0x01;
 pub struct Storage {
     ram: Ram,
     shared: Arc<Shared>,
+    id: u32,
     /// The segment lookaside buffer.
     pub slb: Slb,
     banks: Box<[DataBank; DATA_BANKS]>,
@@ -74,10 +75,11 @@ fn data_banks() -> Box<[DataBank; DATA_BANKS]> {
 
 impl Storage {
     /// Empty buffers over a partition's memory.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub fn new(shared: Arc<Shared>, id: u32) -> Self {
         let mut storage = Self {
             ram: shared.ram.clone(),
             shared,
+            id,
             slb: Slb::default(),
             banks: data_banks(),
             bank: 0,
@@ -223,11 +225,23 @@ impl Storage {
     /// The instruction segment or storage interrupt; memory that is not RAM cannot be fetched from.
     pub fn translate_fetch(&self, ea: u64) -> Result<Translation, Fault> {
         let context = self.context(self.msr & msr::IR != 0);
-        let translation = translate(&context, &self.slb, &self.shared.hpt, ea, Access::Fetch)?;
+        let translation = self.walk(&context, ea, Access::Fetch)?;
         if !self.ram.contains(translation.ra & !(PAGE_SIZE - 1), PAGE_SIZE) {
             return Err(Fault::InstructionStorage { srr1: 0x1000_0000 });
         }
         Ok(translation)
+    }
+
+    /// The architected walk, for a translation that may be kept: read again if the entry was not noted as held before.
+    /// Every turn but the last means that another vCPU changed the page table in between.
+    fn walk(&self, context: &TranslationContext, ea: u64, access: Access) -> Result<Translation, Fault> {
+        loop {
+            let translation = translate(context, &self.slb, &self.shared.hpt, ea, access)?;
+            match translation.ptex {
+                Some(ptex) if !self.shared.holds_entry(self.id, ptex) => {}
+                _ => return Ok(translation),
+            }
+        }
     }
 
     /// Remembers a fetch translation with the page's decoded code.
@@ -245,7 +259,7 @@ impl Storage {
         if let Some(ra) = known {
             return Ok(ra);
         }
-        let translation = translate(&self.data_context(), &self.slb, &self.shared.hpt, ea, access)?;
+        let translation = self.walk(&self.data_context(), ea, access)?;
         let watched = self.watched(ea, len, access)?;
         let page = translation.ra & !(PAGE_SIZE - 1);
         if !watched && self.ram.contains(page, PAGE_SIZE) {
@@ -253,8 +267,12 @@ impl Storage {
             if translation.readable {
                 bank.load.insert(ea, translation.ra, translation.ptex, translation.class);
             }
-            if translation.writable && !self.ram.code().has_code(page >> PAGE_SHIFT) {
-                bank.store.insert(ea, translation.ra, translation.ptex, translation.class);
+            if translation.writable {
+                // Noted first, so that who marks the page as code after this check finds the note.
+                self.shared.holds_stores_to(self.id, page >> PAGE_SHIFT);
+                if !self.ram.code().has_code(page >> PAGE_SHIFT) {
+                    bank.store.insert(ea, translation.ra, translation.ptex, translation.class);
+                }
             }
         }
         Ok(translation.ra)
