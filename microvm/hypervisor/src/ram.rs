@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::bitmap::{Bitmap, WithBitmapSlice};
@@ -143,6 +143,8 @@ impl vm_memory::bitmap::BitmapSlice for CodePages {}
 
 impl Bitmap for CodePages {
     fn mark_dirty(&self, offset: usize, len: usize) {
+        // The data comes before the look at the mark: who marks the page and reads it either has the data or is told.
+        fence(Ordering::SeqCst);
         self.wrote((self.base.saturating_add(offset)) as u64, len as u64);
     }
 

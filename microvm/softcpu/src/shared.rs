@@ -324,6 +324,8 @@ impl Shared {
     pub fn enter_guest(&self, id: u32) {
         if let Some(mailbox) = self.mailbox(id) {
             mailbox.in_guest.store(true, Ordering::SeqCst);
+            // Whoever still saw this vCPU outside has posted before it looked: the attention word read from here on says so.
+            fence(Ordering::SeqCst);
         }
     }
 

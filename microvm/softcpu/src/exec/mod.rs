@@ -20,6 +20,7 @@ mod storage;
 mod system;
 mod tlb;
 mod uop;
+mod wait;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -122,8 +123,9 @@ pub struct Cpu {
     pub doorbell: bool,
     /// The buffer of copy, waiting for paste.
     pub copied: bool,
-    /// Low-priority hints executed.
+    /// Low-priority hints executed, and whether they have become many.
     spins: u32,
+    pub(crate) spun: bool,
     /// The trace, if one was asked for.
     pub trace: Option<Tracer>,
 }
@@ -154,6 +156,7 @@ impl Cpu {
             doorbell: false,
             copied: false,
             spins: 0,
+            spun: false,
             trace: None,
         };
         cpu.spr[sprn::PVR] = u64::from(crate::vm::PVR);
@@ -192,13 +195,14 @@ impl Cpu {
         self.storage.set_msr(msr);
     }
 
-    /// The guest waits in a loop: now and then the host thread steps back, for the vCPU that is waited for may share its core.
+    /// The guest lowered its priority: it waits in a loop. After some turns the engine is to step back.
     #[cold]
     fn spin(&mut self) {
-        const SPINS_PER_YIELD: u32 = 256;
+        const SPINS_PER_STEP: u32 = 256;
         self.spins = self.spins.wrapping_add(1);
-        if self.spins.is_multiple_of(SPINS_PER_YIELD) && self.shared.vcpu_count() > 1 {
-            std::thread::yield_now();
+        if self.spins.is_multiple_of(SPINS_PER_STEP) && self.shared.vcpu_count() > 1 {
+            self.spun = true;
+            self.check_at = 0;
         }
     }
 

@@ -15,6 +15,7 @@ use super::hcall::{self, Outcome};
 use super::hot::{self, Here, Pause};
 use super::tlb::{PAGE_SHIFT, PAGE_SIZE};
 use super::uop::{MODE_64, MODE_LE, Uop, may_fall_through, translate};
+use super::wait::{Step, Waiting};
 use super::{Cpu, Interrupt, Stop, execute, hypercall_args, msr, program, sprn};
 
 /// Instructions between two looks at the host's clock.
@@ -51,12 +52,13 @@ pub(crate) struct Engine {
     replay: bool,
     /// H_CEDE has not found a reason to return yet.
     ceded: bool,
+    waiting: Waiting,
 }
 
 impl Engine {
     pub(crate) fn new(cpu: Cpu) -> Self {
         let code = CodeCache::default();
-        Self { cpu, code, here: Here::NOWHERE, owed: Owed::Nothing, replay: false, ceded: false }
+        Self { cpu, code, here: Here::NOWHERE, owed: Owed::Nothing, replay: false, ceded: false, waiting: Waiting::default() }
     }
 
     /// Forgets what belonged to the previous execution: the registers were set from outside.
@@ -156,6 +158,9 @@ impl Engine {
         }
         if self.cpu.instructions >= self.cpu.check_at {
             self.look_at_clock();
+            if shared.vcpu_count() > 1 {
+                self.step_back();
+            }
         }
         if wanted & attention::KICK != 0 && shared.clear(id, attention::KICK) {
             return Some(Exit::Kicked);
@@ -200,6 +205,22 @@ impl Engine {
         };
         let next = cpu.instructions.saturating_add(interval.max(1));
         cpu.check_at = cpu.shared.budget.map_or(next, |budget| next.min(budget.saturating_sub(cpu.interrupts)));
+    }
+
+    /// Gives the host's processor away for a moment if the guest waits in a loop.
+    fn step_back(&mut self) {
+        let hinted = std::mem::take(&mut self.cpu.spun);
+        match self.waiting.judge(&self.cpu.st, hinted) {
+            Step::None => {}
+            Step::Yield => std::thread::yield_now(),
+            Step::Sleep(limit) => {
+                let (id, shared) = (self.cpu.id, std::sync::Arc::clone(&self.cpu.shared));
+                shared.leave_guest(id);
+                shared.sleep(id, self.cpu.heeded & !attention::MAIL, limit);
+                shared.enter_guest(id);
+                self.take_mail();
+            }
+        }
     }
 
     /// H_CEDE: sleeps until an interrupt, H_PROD, or a kick.
@@ -282,7 +303,9 @@ impl Engine {
             self.code.forget(page);
             pages.take_stale(page);
         }
-        if pages.mark_code(page) {
+        // Again after the wait: mail that came meanwhile may have been this page's, written and its mark taken. What comes after the
+        // last look is found at the next block boundary.
+        while pages.mark_code(page) {
             spread(&mut self.cpu, &mut self.code, &[Forget::StoresTo(page)]);
         }
         let mut uops = [Uop::Nop; MAX_BLOCK];
