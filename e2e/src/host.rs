@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::command::COMMAND_TIMEOUT;
+pub use crate::command::{Output, finish};
 use crate::leaks::{self, Leftovers};
+use crate::products::Containerd;
 use crate::{Error, Products, io};
 
 /// The runtime's name, as a user gives it; containerd finds `containerd-shim-paperboat-v1` in its PATH.
@@ -21,38 +24,27 @@ pub const RUNTIME: &str = "io.containerd.paperboat.v1";
 /// containerd answers within this time even on a busy machine.
 const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// No command of a test takes longer; a hanging one becomes a failure with a name.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
-
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(20);
 
 /// What a running pod does shows in the log and in its directory within this time.
 const LOG_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What a finished command left.
-#[derive(Debug)]
-pub struct Output {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-    /// From start to end.
-    pub wall: Duration,
-}
-
-impl Output {
-    /// Exit code; a command that was killed by a signal has none.
-    pub fn code(&self) -> Option<i32> {
-        self.status.code()
-    }
+/// What a private containerd is to be.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// Which containerd.
+    pub containerd: Containerd,
+    /// Lines of the runtime's configuration.
+    pub configuration: String,
+    /// The CRI plugin's part of containerd's configuration; without it there is none.
+    pub cri: Option<String>,
 }
 
 /// A machine with a containerd of our own.
 pub struct Host {
     products: Products,
+    bin: PathBuf,
     directory: Option<TempDir>,
     containerd: Child,
     namespace: String,
@@ -68,18 +60,25 @@ impl Host {
 
     /// The same, with more lines in the runtime's configuration.
     pub fn start_with(configuration: &str) -> Result<Self, Error> {
+        let host = Self::start_bare(&Setup { configuration: configuration.into(), ..Setup::default() })?;
+        host.import("busybox", "linux/ppc64le")?;
+        Ok(host)
+    }
+
+    /// Starts the containerd of `setup`, without an image.
+    pub fn start_bare(setup: &Setup) -> Result<Self, Error> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let products = Products::from_environment()?;
+        let bin = setup.containerd.directory()?;
         let lock = File::create(std::env::temp_dir().join("paperboat-e2e.lock")).map_err(io("lock file"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io("lock")(errno.into()))?;
         // Short: unix sockets live below it.
         let directory = tempfile::Builder::new().prefix("pb-").tempdir().map_err(io("temporary directory"))?;
         let namespace = format!("e2e-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        write_configuration(&products, directory.path(), configuration)?;
-        let containerd = spawn_containerd(&products, directory.path())?;
-        let host = Self { products, directory: Some(directory), containerd, namespace, _one_at_a_time: lock };
+        write_configuration(&products, directory.path(), setup)?;
+        let containerd = spawn_containerd(&products, &bin, directory.path())?;
+        let mut host = Self { products, bin, directory: Some(directory), containerd, namespace, _one_at_a_time: lock };
         host.wait_for_containerd()?;
-        host.import("busybox", "linux/ppc64le")?;
         Ok(host)
     }
 
@@ -110,12 +109,36 @@ impl Host {
 
     /// Imports NAME.tar for one platform.
     pub fn import(&self, name: &str, platform: &str) -> Result<(), Error> {
-        let archive = self.products.images.join(format!("{name}.tar"));
-        let output = self.ctr(&["images", "import", "--platform", platform, &archive.display().to_string()])?;
+        self.import_into(&self.namespace, name, platform)
+    }
+
+    /// The same, into another containerd namespace.
+    pub fn import_into(&self, namespace: &str, name: &str, platform: &str) -> Result<(), Error> {
+        let archive = self.archive(name);
+        let archive_name = archive.display().to_string();
+        let arguments = ["--namespace", namespace, "images", "import", "--platform", platform, &archive_name];
+        let output = self.ctr(&arguments)?;
         if output.status.success() {
             return Ok(());
         }
         Err(Error::Command { command: format!("ctr images import {}", archive.display()), output: output.stderr })
+    }
+
+    /// The archive of an image.
+    pub fn archive(&self, name: &str) -> PathBuf {
+        self.products.images.join(format!("{name}.tar"))
+    }
+
+    /// A program that is to run in containerd's network namespace.
+    pub fn command_inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.containerd.id())).arg("--").arg(program);
+        command
+    }
+
+    /// PATH for engines: the project's programs first, then those of this containerd, and runc.
+    pub fn engine_path(&self) -> String {
+        engine_path(&self.products, &self.bin)
     }
 
     /// Runs `ctr` to its end.
@@ -142,7 +165,7 @@ impl Host {
 
     /// A `ctr` command, not started.
     pub fn ctr_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.products.containerd.join("ctr"));
+        let mut command = Command::new(self.bin.join("ctr"));
         command.arg("--address").arg(self.directory().join("c.sock")).args(["--namespace", &self.namespace]).args(arguments);
         command
     }
@@ -187,11 +210,11 @@ impl Host {
         leaks::look(self)
     }
 
-    fn wait_for_containerd(&self) -> Result<(), Error> {
+    fn wait_for_containerd(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + CONTAINERD_TIMEOUT;
         while !self.ctr(&["version"])?.status.success() {
-            if Instant::now() > deadline {
-                return Err(Error::NoContainerd(self.log()));
+            if Instant::now() > deadline || !matches!(self.containerd.try_wait(), Ok(None)) {
+                return Err(Error::NoDaemon("containerd", self.log()));
             }
             thread::sleep(POLL);
         }
@@ -226,23 +249,31 @@ impl Drop for Host {
     }
 }
 
-fn write_configuration(products: &Products, directory: &Path, more: &str) -> Result<(), Error> {
+fn write_configuration(products: &Products, directory: &Path, setup: &Setup) -> Result<(), Error> {
+    // NRI listens at one place for the whole machine. The CRI plugin has had two names.
+    let mut disabled = vec!["io.containerd.nri.v1.nri"];
+    if setup.cri.is_none() {
+        disabled.extend(["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"]);
+    }
+    // containerd 2.x reads version 2 too.
     let containerd = format!(
-        "version = 2\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-         [grpc]\naddress = {socket:?}\n[plugins.\"io.containerd.internal.v1.opt\"]\npath = {opt:?}\n",
+        "version = 2\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = {disabled:?}\n\
+         [grpc]\naddress = {socket:?}\n[plugins.\"io.containerd.internal.v1.opt\"]\npath = {opt:?}\n{cri}",
         root = directory.join("root"),
         state = directory.join("state"),
         socket = directory.join("c.sock"),
         opt = directory.join("opt"),
+        cri = setup.cri.as_deref().unwrap_or_default().replace("@DIRECTORY@", &directory.display().to_string()),
     );
     std::fs::write(directory.join("containerd.toml"), containerd).map_err(io("containerd's configuration"))?;
+    let more = &setup.configuration;
     // What a test sets takes the place of what is set here.
     let ours = [
         ("kernel", products.kernel.display().to_string()),
         ("initrd", products.initramfs.display().to_string()),
         ("state_dir", directory.join("p").display().to_string()),
     ];
-    let mut text = String::from(more);
+    let mut text = more.clone();
     for (key, value) in ours {
         if !more.lines().any(|line| line.starts_with(&format!("{key}:"))) {
             text.push_str(&format!("\n{key}: {value}"));
@@ -251,57 +282,27 @@ fn write_configuration(products: &Products, directory: &Path, more: &str) -> Res
     std::fs::write(directory.join("paperboat.yaml"), text).map_err(io("the runtime's configuration"))
 }
 
-fn spawn_containerd(products: &Products, directory: &Path) -> Result<Child, Error> {
-    let log = File::create(directory.join("containerd.log")).map_err(io("containerd's log"))?;
+fn engine_path(products: &Products, engine: &Path) -> String {
     let path = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{}:{}:{path}", products.bin.display(), engine.display(), products.runc.display())
+}
+
+fn spawn_containerd(products: &Products, bin: &Path, directory: &Path) -> Result<Child, Error> {
+    let log = File::create(directory.join("containerd.log")).map_err(io("containerd's log"))?;
+    // Its network namespace begins with a loopback that is down, which no machine has.
+    let script = "ip link set lo up && exec \"$@\"";
     let mut command = Command::new("unshare");
     command
-        .arg("--net")
-        .arg(products.containerd.join("containerd"))
+        .args(["--net", "sh", "-c", script, "sh"])
+        .arg(bin.join("containerd"))
         .arg("--config")
         .arg(directory.join("containerd.toml"))
-        .env("PATH", format!("{}:{}:{path}", products.bin.display(), products.containerd.display()))
+        .env("PATH", engine_path(products, bin))
         .env("PAPERBOAT_CONFIG", directory.join("paperboat.yaml"))
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(io("containerd's log"))?)
         .stderr(log);
     command.spawn().map_err(io("start containerd"))
-}
-
-/// Runs a command to its end, its output taken while it runs; kills it when the time is up.
-pub fn finish(mut command: Command, limit: Duration) -> Result<Output, Error> {
-    let shown = format!("{command:?}");
-    let started = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(io(&shown))?;
-    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(io(&shown))? {
-            break status;
-        }
-        if started.elapsed() > limit {
-            let _ = child.kill();
-            let _ = child.wait();
-            let text = format!("not finished after {limit:?}\n{}{}", joined(stdout), joined(stderr));
-            return Err(Error::Command { command: shown, output: text });
-        }
-        thread::sleep(Duration::from_millis(2));
-    };
-    Ok(Output { status, wall: started.elapsed(), stdout: joined(stdout), stderr: joined(stderr) })
-}
-
-fn collect(stream: Option<impl std::io::Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut stream) = stream {
-            // What came before an error is what there is.
-            let _ = stream.read_to_end(&mut bytes);
-        }
-        bytes
-    })
-}
-
-fn joined(reader: thread::JoinHandle<Vec<u8>>) -> String {
-    String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
 }
 
 fn read_lossy(path: &Path) -> String {

@@ -68,8 +68,9 @@ pub fn settle(host: &Host, before: &Leftovers) -> Vec<String> {
 
 fn is_containerds_own(entry: &str, host: &Host) -> bool {
     let bundles = host.directory().join("state/io.containerd.runtime.v2.task");
-    let own = [bundles.clone(), bundles.join(host.namespace()), host.directory().join("fifo")];
-    own.iter().any(|path| entry == format!("directory {}", path.display()))
+    let own = [bundles.clone(), host.directory().join("fifo")];
+    let path = entry.strip_prefix("directory ").map(Path::new);
+    path.is_some_and(|path| own.iter().any(|own| path == own) || path.parent() == Some(&bundles))
 }
 
 /// Processes, other than containerd, that mention the directory on their command line or hold a file in it open.

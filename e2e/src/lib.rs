@@ -9,27 +9,38 @@
 //! | `PAPERBOAT_KERNEL` | guest kernel |
 //! | `PAPERBOAT_INITRAMFS` | guest initial RAM file system |
 //! | `PAPERBOAT_IMAGES` | directory of NAME.tar, each holding the reference paperboat.local/NAME:latest |
-//! | `PAPERBOAT_CONTAINERD_BIN` | directory with containerd and ctr |
+//! | `PAPERBOAT_CONTAINERD_BIN` | directory with containerd and ctr; `…_1_6_BIN` and `…_2_BIN` have other lines of it |
+//! | `PAPERBOAT_RUNC_BIN` | directory with runc |
+//! | `PAPERBOAT_DOCKER_26`, `PAPERBOAT_DOCKER_28` | prefix with Docker |
+//! | `PAPERBOAT_CNI_BIN` | directory with the CNI plugins |
 //!
 //! `PAPERBOAT_E2E_KEEP=1` leaves the private containerd's directory for a look afterwards.
 //!
-//! [`host`] is the fixture, [`leaks`] the check that nothing is left, [`guest`] what a program in the guest can prove about where it
+//! [`host`] is the fixture, [`docker`] a Docker and [`cri`] a Kubernetes node on top of it, [`leaks`] the check that nothing is left, [`guest`] what a program in the guest can prove about where it
 //! runs, [`demo`] the transcript of `cargo xtask demo`.
 
 #![forbid(unsafe_code)]
 
+pub mod command;
+pub mod cri;
 pub mod demo;
+pub mod docker;
+pub mod expect;
 pub mod guest;
 pub mod host;
 pub mod leaks;
 pub mod products;
 
-pub use host::{Host, Output};
+pub use command::Output;
+pub use host::Host;
 pub use products::Products;
 
 /// What went wrong around a test, as opposed to in it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A call of the Container Runtime Interface failed.
+    #[error(transparent)]
+    Call(#[from] cri::CallError),
     /// A product was not handed over.
     #[error("{0} is not set: run this through `cargo xtask test`, or `eval \"$(cargo xtask env)\"` first")]
     Unset(&'static str),
@@ -49,9 +60,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// containerd did not come up.
-    #[error("containerd does not answer; its log:\n{0}")]
-    NoContainerd(String),
+    /// A daemon did not come up.
+    #[error("{0} does not answer; its log:\n{1}")]
+    NoDaemon(&'static str, String),
     /// A command that prepares a test failed.
     #[error("{command} failed:\n{output}")]
     Command {

@@ -1,10 +1,70 @@
-//! What is tested, from the environment.
+//! What is tested, and with which engines, from the environment.
 
 use std::path::PathBuf;
 
 use crate::Error;
 
-/// Paths of everything a test needs.
+/// Lines of containerd that the runtime is tested with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Containerd {
+    /// 1.6, of bookworm.
+    V1_6,
+    /// 1.7, of trixie: the first engine.
+    #[default]
+    V1_7,
+    /// 2.x, of forky.
+    V2,
+}
+
+impl Containerd {
+    /// The variable that tells where it is.
+    fn variable(self) -> &'static str {
+        match self {
+            Self::V1_6 => "PAPERBOAT_CONTAINERD_1_6_BIN",
+            Self::V1_7 => "PAPERBOAT_CONTAINERD_BIN",
+            Self::V2 => "PAPERBOAT_CONTAINERD_2_BIN",
+        }
+    }
+
+    /// Directory of `containerd` and `ctr`.
+    pub fn directory(self) -> Result<PathBuf, Error> {
+        from_environment(self.variable())
+    }
+}
+
+/// Lines of Docker that the runtime is tested with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Docker {
+    /// 26, of trixie: hands the network over by a hook.
+    V26,
+    /// 28, of forky: hands it over between Create and Start.
+    V28,
+}
+
+impl Docker {
+    /// Prefix with `bin/docker` and `sbin/dockerd`.
+    pub fn prefix(self) -> Result<PathBuf, Error> {
+        from_environment(match self {
+            Self::V26 => "PAPERBOAT_DOCKER_26",
+            Self::V28 => "PAPERBOAT_DOCKER_28",
+        })
+    }
+
+    /// The containerd it is released with.
+    pub fn containerd(self) -> Containerd {
+        match self {
+            Self::V26 => Containerd::V1_7,
+            Self::V28 => Containerd::V2,
+        }
+    }
+}
+
+/// Directory of the CNI plugins.
+pub fn cni() -> Result<PathBuf, Error> {
+    from_environment("PAPERBOAT_CNI_BIN")
+}
+
+/// Paths of everything each test needs.
 #[derive(Debug, Clone)]
 pub struct Products {
     /// Directory of the project's programs.
@@ -15,23 +75,24 @@ pub struct Products {
     pub initramfs: PathBuf,
     /// Directory of image archives.
     pub images: PathBuf,
-    /// Directory with containerd and ctr.
-    pub containerd: PathBuf,
+    /// Directory with runc.
+    pub runc: PathBuf,
 }
 
 impl Products {
     /// Reads the environment; every path must exist.
     pub fn from_environment() -> Result<Self, Error> {
-        let path = |variable: &'static str| {
-            let path = PathBuf::from(std::env::var_os(variable).ok_or(Error::Unset(variable))?);
-            if path.exists() { Ok(path) } else { Err(Error::Missing { variable, path }) }
-        };
         Ok(Self {
-            bin: path("PAPERBOAT_BIN")?,
-            kernel: path("PAPERBOAT_KERNEL")?,
-            initramfs: path("PAPERBOAT_INITRAMFS")?,
-            images: path("PAPERBOAT_IMAGES")?,
-            containerd: path("PAPERBOAT_CONTAINERD_BIN")?,
+            bin: from_environment("PAPERBOAT_BIN")?,
+            kernel: from_environment("PAPERBOAT_KERNEL")?,
+            initramfs: from_environment("PAPERBOAT_INITRAMFS")?,
+            images: from_environment("PAPERBOAT_IMAGES")?,
+            runc: from_environment("PAPERBOAT_RUNC_BIN")?,
         })
     }
+}
+
+fn from_environment(variable: &'static str) -> Result<PathBuf, Error> {
+    let path = PathBuf::from(std::env::var_os(variable).ok_or(Error::Unset(variable))?);
+    if path.exists() { Ok(path) } else { Err(Error::Missing { variable, path }) }
 }

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use paperboat_e2e::guest::{PROOF_SCRIPT, Proof, ThisHost};
+use paperboat_e2e::expect::{
+    code as expect_code, guest as expect_guest, nothing_left as expect_nothing_left, words as expect_words,
+};
+use paperboat_e2e::guest::PROOF_SCRIPT;
 use paperboat_e2e::host::{finish, image};
-use paperboat_e2e::{Host, Output, leaks};
+use paperboat_e2e::{Host, leaks};
 
 /// A host, or a failure that says what is missing.
 fn host() -> Host {
@@ -19,33 +22,6 @@ fn host() -> Host {
 
 fn host_with(configuration: &str) -> Host {
     Host::start_with(configuration).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Fails with all there is to know if the command did not end with `code`.
-#[track_caller]
-fn expect_code(host: &Host, output: &Output, code: i32) {
-    assert_eq!(output.code(), Some(code), "{output:#?}\n--- containerd's log ---\n{}", host.log());
-}
-
-#[track_caller]
-fn expect_words(host: &Host, text: &str, words: &[&str]) {
-    for word in words {
-        assert!(text.contains(word), "{word:?} is not in:\n{text}\n--- containerd's log ---\n{}", host.log());
-    }
-}
-
-#[track_caller]
-fn expect_nothing_left(host: &Host, before: &leaks::Leftovers) {
-    let left = leaks::settle(host, before);
-    assert!(left.is_empty(), "left behind: {left:#?}\n--- containerd's log ---\n{}", host.log());
-}
-
-/// Fails unless the output proves a guest of ours.
-#[track_caller]
-fn expect_guest(output: &str) -> Proof {
-    let proof = Proof::parse(output).unwrap_or_else(|| panic!("no proof in:\n{output}"));
-    assert_eq!(proof.doubt(&ThisHost::look().unwrap()), None, "{output}");
-    proof
 }
 
 #[test]
