@@ -17,11 +17,12 @@ use ttrpc::asynchronous::TtrpcContext;
 use crate::backend::{BackendChoice, CpuTrace, create_vm};
 use crate::boot::{BootFile, BootSource, Topology};
 use crate::console::Console;
-use crate::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
+use crate::devices::{DEFAULT_CID, DeviceConfig, VsockConfig, device_error};
 use crate::jail::{self, JailError};
 use crate::machine::{EndReason, Machine, MachineConfig, MachineError, Status};
 use crate::papr::trace::Trace;
 use crate::stats::MachineStats;
+use crate::virtio::net::{BindOptions, NetError, Nic, TunDevice};
 
 /// Console lines in the answer of `Wait`.
 const TAIL_LINES: usize = 40;
@@ -52,7 +53,68 @@ enum Slot {
     /// `Start` is at work, or failed: there is no second try in a process whose devices may be half made.
     Taken,
     /// The machine.
-    Machine(Machine),
+    Machine(Running),
+}
+
+/// A machine with what can be done to it beyond its own life.
+#[derive(Clone)]
+struct Running {
+    machine: Machine,
+    network: Arc<Network>,
+}
+
+/// The network slots, and the way to taps if there are any.
+#[derive(Default)]
+struct Network {
+    nics: Vec<Arc<Nic>>,
+    tun: Option<TunDevice>,
+}
+
+/// Why a network slot cannot be bound or unbound.
+#[derive(Debug, thiserror::Error)]
+enum BindError {
+    #[error("network slot {slot}: the machine has {slots}")]
+    Slot { slot: u32, slots: usize },
+    #[error("MAC address of {length} bytes: must have 6, or none")]
+    MacLength { length: usize },
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+impl Network {
+    fn new(request: &api::StartRequest) -> Result<Self, MachineError> {
+        if request.nic_slots == 0 {
+            return Ok(Self::default());
+        }
+        let tun = TunDevice::open().map_err(|error| device_error("net", error))?;
+        let nics = DeviceConfig::network_slots(request.nic_slots, request.nic_queue_pairs.max(1))?;
+        Ok(Self { nics, tun: Some(tun) })
+    }
+
+    fn slot(&self, slot: u32) -> Result<(&Nic, &TunDevice), BindError> {
+        let nic = self.nics.get(slot as usize).zip(self.tun.as_ref());
+        nic.map(|(nic, tun)| (&**nic, tun)).ok_or(BindError::Slot { slot, slots: self.nics.len() })
+    }
+
+    fn bind(&self, request: &api::BindNicRequest) -> Result<(), BindError> {
+        let (nic, tun) = self.slot(request.slot)?;
+        let mac = match request.mac.as_slice() {
+            [] => None,
+            bytes => Some(bytes.try_into().map_err(|_| BindError::MacLength { length: bytes.len() })?),
+        };
+        let mtu = Some(request.mtu).filter(|mtu| *mtu > 0);
+        // Before the tap is touched, which is in use otherwise and answers with something less clear.
+        if nic.is_bound() {
+            return Err(NetError::Bound { slot: request.slot }.into());
+        }
+        let tap = tun.attach(&request.tap_name, nic.queue_pairs())?;
+        Ok(nic.bind(tap, BindOptions { mac, mtu })?)
+    }
+
+    fn unbind(&self, slot: u32) -> Result<(), BindError> {
+        self.slot(slot)?.0.unbind();
+        Ok(())
+    }
 }
 
 /// The service: one machine in its life.
@@ -71,7 +133,7 @@ impl Control {
     /// Ends the machine and asks the process to end: the lifeline is gone, a signal came.
     pub fn quit(&self) {
         let machine = match &*self.lock() {
-            Slot::Machine(machine) => Some(machine.clone()),
+            Slot::Machine(running) => Some(running.machine.clone()),
             Slot::Empty | Slot::Taken => None,
         };
         if let Some(machine) = machine {
@@ -102,15 +164,16 @@ impl Control {
                 Slot::Taken | Slot::Machine(_) => return Err(StartError::Again),
             }
         }
-        let machine = match build(request) {
-            Ok(machine) => machine,
+        let running = match build(request) {
+            Ok(running) => running,
             Err(error) => {
                 // Nothing was made that outlives its error: the caller may try again with a better description.
                 *self.lock() = Slot::Empty;
                 return Err(error);
             }
         };
-        *self.lock() = Slot::Machine(machine.clone());
+        let machine = running.machine.clone();
+        *self.lock() = Slot::Machine(running);
         // The one place where rights are given up: everything is open, nothing of the guest has run.
         if let Err(error) = jail::enter_jail() {
             machine.fail(error.to_string());
@@ -129,7 +192,7 @@ impl Control {
     }
 }
 
-fn build(request: api::StartRequest) -> Result<Machine, StartError> {
+fn build(request: api::StartRequest) -> Result<Running, StartError> {
     let backend: BackendChoice = request.backend.parse().map_err(MachineError::from)?;
     let kernel = BootFile::open("kernel", &request.kernel_path).map_err(MachineError::from)?;
     let initrd = match request.initrd_path.as_str() {
@@ -154,7 +217,8 @@ fn build(request: api::StartRequest) -> Result<Machine, StartError> {
             Some(VsockConfig { cid, socket_path: path.into() })
         }
     };
-    let devices = DeviceConfig { share, vsock, helpers: true };
+    let network = Network::new(&request)?;
+    let devices = DeviceConfig { share, vsock, nics: network.nics.clone(), helpers: true };
     let config = MachineConfig {
         source: BootSource { kernel, initrd, cmdline: request.cmdline, load_address: None },
         topology: Topology::new(request.vcpus, 1).map_err(MachineError::from)?,
@@ -165,7 +229,8 @@ fn build(request: api::StartRequest) -> Result<Machine, StartError> {
         trace: Trace::default(),
     };
     let make_vm = Box::new(move |config| create_vm(backend, config, CpuTrace::default()));
-    Ok(Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?)
+    let machine = Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?;
+    Ok(Running { machine, network: Arc::new(network) })
 }
 
 struct Service {
@@ -174,8 +239,12 @@ struct Service {
 
 impl Service {
     fn machine(&self) -> ttrpc::Result<Machine> {
+        Ok(self.running()?.machine)
+    }
+
+    fn running(&self) -> ttrpc::Result<Running> {
         match &*self.control.lock() {
-            Slot::Machine(machine) => Ok(machine.clone()),
+            Slot::Machine(running) => Ok(running.clone()),
             Slot::Empty | Slot::Taken => Err(refused(ttrpc::Code::FAILED_PRECONDITION, "no machine was started")),
         }
     }
@@ -205,6 +274,16 @@ fn state_error(error: &MachineError) -> ttrpc::Error {
     let code = match error {
         MachineError::State { .. } => ttrpc::Code::FAILED_PRECONDITION,
         _ => ttrpc::Code::INTERNAL,
+    };
+    refused(code, chain(error))
+}
+
+fn bind_error(error: &BindError) -> ttrpc::Error {
+    let code = match error {
+        BindError::Net(NetError::NoTap { .. }) => ttrpc::Code::NOT_FOUND,
+        BindError::Net(NetError::Bound { .. } | NetError::Attach { .. }) => ttrpc::Code::FAILED_PRECONDITION,
+        BindError::Net(NetError::Device(_) | NetError::Descriptor(_) | NetError::Configure(_)) => ttrpc::Code::INTERNAL,
+        BindError::Slot { .. } | BindError::MacLength { .. } | BindError::Net(_) => ttrpc::Code::INVALID_ARGUMENT,
     };
     refused(code, chain(error))
 }
@@ -270,6 +349,18 @@ impl machine_ttrpc::Machine for Service {
 
     async fn stats(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::StatsResponse> {
         Ok(stats(&self.machine()?.stats()))
+    }
+
+    async fn bind_nic(&self, _: &TtrpcContext, request: api::BindNicRequest) -> ttrpc::Result<api::Empty> {
+        let network = self.running()?.network;
+        blocking(move || network.bind(&request)).await?.map_err(|error| bind_error(&error))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn unbind_nic(&self, _: &TtrpcContext, request: api::UnbindNicRequest) -> ttrpc::Result<api::Empty> {
+        let network = self.running()?.network;
+        blocking(move || network.unbind(request.slot)).await?.map_err(|error| bind_error(&error))?;
+        Ok(api::Empty::default())
     }
 
     async fn console(&self, _: &TtrpcContext, request: api::ConsoleRequest) -> ttrpc::Result<api::ConsoleResponse> {

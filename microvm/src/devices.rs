@@ -13,18 +13,24 @@ use paperboat_protocol::SHARE_TAG;
 
 use crate::machine::MachineError;
 use crate::pci::PciFunction;
+use crate::virtio::net::{NetError, Nic, SLOTS_MAX};
 use crate::virtio::{self, VirtioPci};
+
+/// Names of the network slots.
+const NET_NAMES: [&str; SLOTS_MAX] = ["net0", "net1", "net2", "net3", "net4", "net5", "net6", "net7"];
 
 /// Context id of a guest when none is given: the first that is not reserved (virtio 1.2 §5.10.4).
 pub const DEFAULT_CID: u64 = 3;
 
 /// The devices of a machine. The entropy device and the balloon are always there.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct DeviceConfig {
     /// Directory shared with the guest, open as a path.
     pub share: Option<OwnedFd>,
     /// Host socket and context id of vsock.
     pub vsock: Option<VsockConfig>,
+    /// Network slots, in order.
+    pub nics: Vec<Arc<Nic>>,
     /// The guest gets entropy and gives back free memory. Off for machines that are to be as small as can be.
     pub helpers: bool,
 }
@@ -50,6 +56,18 @@ impl DeviceConfig {
         Ok(opened.map_err(|source| device_error("fs", named(source)))?.into())
     }
 
+    /// Makes network slots, their links down.
+    ///
+    /// # Errors
+    /// [`MachineError::Device`] when there are more than [`SLOTS_MAX`], or more queues than a slot may have.
+    pub fn network_slots(count: u32, queue_pairs: u32) -> Result<Vec<Arc<Nic>>, MachineError> {
+        if count as usize > SLOTS_MAX {
+            return Err(device_error("net", NetError::Slots { slots: count }));
+        }
+        let slots = (0..count).map(|slot| Nic::new(slot, queue_pairs).map_err(|error| device_error("net", error)));
+        slots.collect()
+    }
+
     /// Makes the functions, in slot order.
     ///
     /// # Errors
@@ -68,6 +86,9 @@ impl DeviceConfig {
             let device = virtio::vsock::VsockDevice::new(vsock.cid, &vsock.socket_path);
             add("vsock", Box::new(device.map_err(|error| device_error("vsock", error))?))?;
         }
+        for (name, nic) in NET_NAMES.into_iter().zip(self.nics) {
+            add(name, Box::new(virtio::net::NetDevice::new(nic)))?;
+        }
         if self.helpers {
             add("rng", Box::new(virtio::rng::RngDevice::new()))?;
             add("balloon", Box::new(virtio::balloon::BalloonDevice::new()))?;
@@ -76,6 +97,6 @@ impl DeviceConfig {
     }
 }
 
-fn device_error(name: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> MachineError {
+pub(crate) fn device_error(name: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> MachineError {
     MachineError::Device { name, source: Box::new(source) }
 }

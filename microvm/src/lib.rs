@@ -2,7 +2,7 @@
 //!
 //! [`boot`] loads, [`papr`] answers the guest's calls, [`machine`] runs the vCPUs, [`virtio`] holds the devices, and [`backend`]
 //! is the one place that knows what executes the guest.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod backend;
 pub mod boot;

@@ -34,6 +34,7 @@ fn machine(kernel: &str, scratch: &Scratch) -> Machine {
     let devices = DeviceConfig {
         share: Some(DeviceConfig::open_share(scratch.0.to_str().unwrap()).unwrap()),
         vsock: Some(VsockConfig { cid: 3, socket_path: scratch.path("vsock") }),
+        nics: DeviceConfig::network_slots(2, 2).unwrap(),
         helpers: true,
     };
     Machine::new(

@@ -18,6 +18,7 @@ use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
 use paperboat_microvm::jail;
 use paperboat_microvm::machine::{EndReason, Machine, MachineConfig};
 use paperboat_microvm::papr::trace::{Trace, TraceKinds};
+use paperboat_microvm::virtio::net::{BindOptions, Nic, TunDevice};
 
 use crate::terminal::{RawMode, forward_input};
 
@@ -86,7 +87,11 @@ pub struct RunArguments {
     /// The guest's vsock context id.
     #[arg(long, default_value_t = DEFAULT_CID, value_name = "N")]
     cid: u64,
-    /// No devices but the terminal, unless asked for by --share or --vsock.
+    /// A network interface on a tap of this network namespace, for example tap=tap0; once for each interface. With queues=N (1 to 8) the tap
+    /// must have been made with multi_queue.
+    #[arg(long, value_name = "tap=NAME[,queues=N]")]
+    net: Vec<NetChoice>,
+    /// No devices but the terminal, unless asked for by --share, --vsock or --net.
     #[arg(long)]
     bare: bool,
     /// Where a position-independent bare-metal program is loaded.
@@ -194,6 +199,28 @@ impl FromStr for TraceChoice {
     }
 }
 
+#[derive(Clone)]
+struct NetChoice {
+    tap: String,
+    queue_pairs: u32,
+}
+
+impl FromStr for NetChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut tap, mut queue_pairs) = (None, 1);
+        for word in text.split(',') {
+            match word.split_once('=') {
+                Some(("tap", name)) => tap = Some(name.to_owned()),
+                Some(("queues", number)) => queue_pairs = number.parse().map_err(|_| format!("queues={number}: not a number"))?,
+                _ => return Err(format!("unknown {word:?}: tap=NAME, queues=N")),
+            }
+        }
+        Ok(Self { tap: tap.ok_or("tap=NAME is missing")?, queue_pairs })
+    }
+}
+
 pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     // Before any thread: a signal goes to the one that waits for it.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
@@ -228,7 +255,8 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
 fn build(arguments: &RunArguments) -> Result<Machine> {
     let share = arguments.share.as_deref().map(DeviceConfig::open_share).transpose()?;
     let vsock = arguments.vsock.as_ref().map(|path| VsockConfig { cid: arguments.cid, socket_path: path.into() });
-    let devices = DeviceConfig { share, vsock, helpers: !arguments.bare };
+    let nics = network(&arguments.net)?;
+    let devices = DeviceConfig { share, vsock, nics, helpers: !arguments.bare };
     let kinds = arguments.trace.machine;
     let traces = kinds != TraceKinds::default();
     let initrd = arguments.initrd.as_deref().map(|path| BootFile::open("initramfs", path)).transpose()?;
@@ -249,6 +277,20 @@ fn build(arguments: &RunArguments) -> Result<Machine> {
     let (backend, cpu_trace) = (arguments.backend, arguments.trace.cpu);
     let make_vm = Box::new(move |config| create_vm(backend, config, cpu_trace));
     Ok(Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?)
+}
+
+/// The interfaces, bound to their taps.
+fn network(choices: &[NetChoice]) -> Result<Vec<Arc<Nic>>> {
+    if choices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tun = TunDevice::open()?;
+    let bound = (0..).zip(choices).map(|(slot, choice)| {
+        let nic = Nic::new(slot, choice.queue_pairs)?;
+        nic.bind(tun.attach(&choice.tap, nic.queue_pairs())?, BindOptions::default())?;
+        Ok(nic)
+    });
+    bound.collect()
 }
 
 fn console(choice: &ConsoleChoice) -> Result<Console> {

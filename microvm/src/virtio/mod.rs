@@ -13,6 +13,7 @@ mod config_space;
 pub mod fs;
 
 mod interrupts;
+pub mod net;
 mod pci;
 mod queue;
 pub mod rng;
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use paperboat_hypervisor::GuestRam;
 
 pub use pci::VirtioPci;
-pub use queue::{Chain, Counters, DeviceQueue, Ram};
+pub use queue::{Chain, ConfigChange, Counters, DeviceQueue, Ram};
 
 /// VIRTIO_F_RING_INDIRECT_DESC (virtio 1.2 §6).
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
@@ -93,6 +94,8 @@ pub struct Activation {
     pub features: u64,
     /// One entry per queue index; `None` where the driver did not enable it.
     pub queues: Vec<Option<DeviceQueue>>,
+    /// Tells the driver of changes in the device's configuration, until the reset.
+    pub change: ConfigChange,
 }
 
 impl Activation {

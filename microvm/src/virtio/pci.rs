@@ -15,7 +15,7 @@ use super::config_space::{
     NOTIFY_OFFSET, NOTIFY_STRIDE, PENDING_OFFSET, TABLE_OFFSET, Window,
 };
 use super::interrupts::Interrupts;
-use super::queue::{Counters, DeviceQueue, DeviceShared, STATUS_NEEDS_RESET};
+use super::queue::{ConfigChange, Counters, DeviceQueue, DeviceShared, STATUS_NEEDS_RESET};
 use super::worker::eventfd;
 use super::{Activation, DirectService, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, MAX_QUEUES, VirtioDevice, VirtioError, lock};
 use crate::pci::{InterruptLine, PciBar, PciFunction, PciIdentity};
@@ -101,6 +101,7 @@ impl VirtioPci {
             name: name.to_owned(),
             status: AtomicU8::new(0),
             interrupts: Interrupts::new(sizes.len(), vectors),
+            generation: AtomicU8::new(0),
             counters: Arc::new(Counters::default()),
         };
         Ok(Arc::new(Self {
@@ -144,7 +145,7 @@ impl VirtioPci {
         put(0x10, &self.shared.interrupts.config_vector().to_le_bytes());
         put(0x12, &(transport.queues.len() as u16).to_le_bytes());
         put(0x14, &[self.shared.status.load(Ordering::SeqCst)]);
-        put(0x15, &[0]); // config_generation: no configuration here changes while a driver looks at it.
+        put(0x15, &[self.shared.generation.load(Ordering::SeqCst)]);
         put(0x16, &select.to_le_bytes());
         put(0x1a, &self.shared.interrupts.queue_vector(select).to_le_bytes());
         if let Some(queue) = queue {
@@ -217,7 +218,8 @@ impl VirtioPci {
             let _ = kick.write(1);
         }
         transport.active = true;
-        if let Err(error) = transport.device.activate(Activation { ram: self.ram.clone(), features, queues }) {
+        let change = ConfigChange(Arc::clone(&self.shared));
+        if let Err(error) = transport.device.activate(Activation { ram: self.ram.clone(), features, queues, change }) {
             self.shared.needs_reset(&error);
             return;
         }

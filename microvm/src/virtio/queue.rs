@@ -3,13 +3,14 @@
 //! The ring itself is virtio-queue's. What is added here is the policy: the first thing in a ring that cannot be makes the
 //! queue broken, and from then on it behaves like an empty one, so that device code needs no error path for it.
 
+use std::num::Wrapping;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
 use nix::sys::eventfd::EventFd;
 use paperboat_hypervisor::{CodePages, GuestRam};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::interrupts::Interrupts;
 
@@ -21,6 +22,9 @@ pub type Chain<'a> = DescriptorChain<&'a Ram>;
 
 /// DEVICE_NEEDS_RESET in the device status (virtio 1.2 §2.1).
 pub(super) const STATUS_NEEDS_RESET: u8 = 0x40;
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2 §2.7.6).
+const NO_INTERRUPT: u16 = 1;
 
 /// What can be wrong with a chain.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +97,21 @@ pub(super) struct DeviceShared {
     /// The device status register (virtio 1.2 §2.1).
     pub(super) status: AtomicU8,
     pub(super) interrupts: Interrupts,
+    /// Changes with every change of the configuration that is not the driver's own (virtio 1.2 §4.1.4.3.1).
+    pub(super) generation: AtomicU8,
     pub(super) counters: Arc<Counters>,
+}
+
+/// How a device tells its driver that the configuration changed.
+#[derive(Clone)]
+pub struct ConfigChange(pub(super) Arc<DeviceShared>);
+
+impl ConfigChange {
+    /// The configuration reads differently from now on.
+    pub fn tell(&self) {
+        self.0.generation.fetch_add(1, Ordering::SeqCst);
+        self.0.interrupts.config_changed(&self.0.counters);
+    }
 }
 
 impl DeviceShared {
@@ -117,11 +135,13 @@ pub struct DeviceQueue {
     kick: Arc<EventFd>,
     shared: Arc<DeviceShared>,
     broken: bool,
+    /// The used index when the driver was last told, or was not because it did not ask.
+    signalled: Wrapping<u16>,
 }
 
 impl DeviceQueue {
     pub(super) fn new(queue: Queue, index: u16, ram: GuestRam, kick: Arc<EventFd>, shared: Arc<DeviceShared>) -> Self {
-        Self { queue, index, ram, kick, shared, broken: false }
+        Self { queue, index, ram, kick, shared, broken: false, signalled: Wrapping(0) }
     }
 
     /// Guest memory.
@@ -174,16 +194,55 @@ impl DeviceQueue {
         }
     }
 
+    /// Hands chains back that belong together: the driver sees all of them at once, or none.
+    pub fn complete_together(&mut self, chains: &[(u16, u32)]) {
+        let Some(((last, last_written), others)) = chains.split_last() else { return };
+        if self.broken {
+            return;
+        }
+        // Elements beyond the index are the device's to write; the index then moves over all of them.
+        let (first, size) = (self.queue.next_used(), self.queue.size());
+        let memory = self.ram.memory();
+        for (position, (head, written)) in (0u16..).zip(others) {
+            let slot = u64::from(first.wrapping_add(position) % size);
+            let element = [u32::from(*head).to_le(), written.to_le()];
+            let address = self.queue.used_ring().saturating_add(4 + 8 * slot);
+            if let Err(error) = memory.write_obj(element, GuestAddress(address)) {
+                self.fail(error);
+                return;
+            }
+        }
+        Counters::add(&self.shared.counters.requests, others.len() as u64);
+        self.queue.set_next_used(first.wrapping_add(others.len() as u16));
+        self.complete(*last, *last_written);
+    }
+
     /// Interrupts the driver if it wants to know about chains completed since the last call.
     pub fn signal(&mut self) {
         if self.broken {
             return;
         }
-        match self.queue.needs_notification(self.ram.memory()) {
+        match self.wants_signal() {
             Ok(true) => self.shared.interrupts.queue_used(self.index, &self.shared.counters),
             Ok(false) => {}
             Err(error) => self.fail(error),
         }
+    }
+
+    /// Whether the driver asked to hear of one of the elements added since this was asked last (virtio 1.2 §2.7.7, §2.7.10).
+    fn wants_signal(&mut self) -> Result<bool, vm_memory::GuestMemoryError> {
+        let new = Wrapping(self.queue.next_used());
+        let old = std::mem::replace(&mut self.signalled, new);
+        // The index has to be out before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let available = self.queue.avail_ring();
+        if self.queue.event_idx_enabled() {
+            let at = available.saturating_add(4 + 2 * u64::from(self.queue.size()));
+            let event: u16 = self.ram.memory().load(GuestAddress(at), Ordering::Relaxed)?;
+            return Ok(new - Wrapping(u16::from_le(event)) - Wrapping(1) < new - old);
+        }
+        let flags: u16 = self.ram.memory().load(GuestAddress(available), Ordering::Relaxed)?;
+        Ok(new != old && u16::from_le(flags) & NO_INTERRUPT == 0)
     }
 
     /// Asks the driver not to notify while the queue is being served.

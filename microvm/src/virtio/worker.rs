@@ -168,14 +168,20 @@ const DIRECT_BATCH: usize = 16;
 pub(super) struct DirectQueue<S> {
     /// `None` after the device was reset.
     queue: Mutex<Option<DeviceQueue>>,
+    kick: Arc<EventFd>,
     service: S,
 }
 
 impl<S: Service> DirectQueue<S> {
+    /// A queue whose own thread is the caller's: it calls [`Self::serve_all`] when [`Self::kick`] is readable.
+    pub(super) fn new(queue: DeviceQueue, service: S) -> Arc<Self> {
+        let kick = queue.shared_kick();
+        Arc::new(Self { queue: Mutex::new(Some(queue)), kick, service })
+    }
+
     /// Starts the queue's own thread.
     pub(super) fn start(workers: &mut Workers, name: &str, queue: DeviceQueue, service: S) -> Result<Arc<Self>, VirtioError> {
-        let kick = queue.shared_kick();
-        let direct = Arc::new(Self { queue: Mutex::new(Some(queue)), service });
+        let direct = Self::new(queue, service);
         let for_thread = Arc::clone(&direct);
         workers.spawn(name, move |stop| {
             if !for_thread.service.enter() {
@@ -184,13 +190,29 @@ impl<S: Service> DirectQueue<S> {
                 }
                 return;
             }
-            while !stop.wait(&kick) {
-                if let Some(queue) = lock(&for_thread.queue).as_mut() {
-                    for_thread.drain(queue, usize::MAX, false, &|| stop.requested());
-                }
+            while !stop.wait(&for_thread.kick) {
+                for_thread.serve_left(&stop);
             }
         })?;
         Ok(direct)
+    }
+
+    /// Readable when there is work for the queue's own thread.
+    pub(super) fn kick(&self) -> Arc<EventFd> {
+        Arc::clone(&self.kick)
+    }
+
+    /// Takes what [`Self::kick`] holds and serves what is left.
+    pub(super) fn serve_all(&self, stop: &Stop) {
+        // EAGAIN: somebody looked before.
+        let _ = self.kick.read();
+        self.serve_left(stop);
+    }
+
+    fn serve_left(&self, stop: &Stop) {
+        if let Some(queue) = lock(&self.queue).as_mut() {
+            self.drain(queue, usize::MAX, false, &|| stop.requested());
+        }
     }
 
     /// Takes the queue away: whoever is serving a request finishes it first.
