@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use paperboat_hypervisor::{BackendError, Vm, VmConfig};
+use paperboat_hypervisor::{BackendError, ClockMode, Vm, VmConfig};
+use paperboat_kvm::host::{self, HostError};
 use paperboat_softcpu::{SoftVm, TraceConfig};
 
 /// Which backend the user wants.
@@ -24,9 +25,9 @@ pub enum ChoiceError {
     /// The name means nothing.
     #[error("backend {0:?}: must be auto, kvm or soft")]
     Unknown(String),
-    /// KVM was asked for on a host that cannot run POWER guests.
-    #[error("backend kvm needs a POWER host and a build for it; this one is {host}: use soft", host = std::env::consts::ARCH)]
-    NoKvm,
+    /// KVM was asked for, and the host cannot.
+    #[error("backend kvm: {source_text}; {cure}", source_text = chain(.0), cure = .0.cure())]
+    Kvm(HostError),
     /// The backend refused.
     #[error("the software CPU cannot be set up")]
     Soft(#[source] BackendError),
@@ -68,15 +69,95 @@ pub struct CpuTrace {
 /// [`ChoiceError`].
 pub fn create_vm(choice: BackendChoice, config: VmConfig, trace: CpuTrace) -> Result<ChosenVm, ChoiceError> {
     match choice {
-        BackendChoice::Kvm => Err(ChoiceError::NoKvm),
-        BackendChoice::Auto | BackendChoice::Soft => {
-            let vm = SoftVm::new(config).map_err(ChoiceError::Soft)?;
-            if trace != CpuTrace::default() {
-                let writer: Arc<Mutex<dyn Write + Send>> = Arc::new(Mutex::new(std::io::stderr()));
-                let CpuTrace { instructions, exceptions: interrupts } = trace;
-                vm.set_trace(TraceConfig { instructions, interrupts, hypercalls: false, problem_state: None, writer });
-            }
-            Ok(ChosenVm { vm: Arc::new(vm), name: "soft" })
+        BackendChoice::Kvm => kvm(config),
+        BackendChoice::Soft => soft(config, trace),
+        BackendChoice::Auto => match auto(&config, trace, host::probe) {
+            BackendChoice::Kvm => kvm(config),
+            _ => soft(config, trace),
+        },
+    }
+}
+
+/// Whether guests can run under KVM here, in words.
+///
+/// # Errors
+/// [`ChoiceError::Kvm`] says why not, and what helps.
+pub fn probe_kvm() -> Result<String, ChoiceError> {
+    host::probe().map_err(ChoiceError::Kvm)
+}
+
+/// What [`BackendChoice::Auto`] means here: KVM where the host can and the machine asks for nothing that only the software CPU has.
+fn auto(config: &VmConfig, trace: CpuTrace, probe: impl FnOnce() -> Result<String, HostError>) -> BackendChoice {
+    let soft_only =
+        config.clock == ClockMode::Deterministic || config.budget_instructions.is_some() || trace != CpuTrace::default();
+    if soft_only {
+        return BackendChoice::Soft;
+    }
+    match probe() {
+        Ok(found) => {
+            log::debug!("backend kvm: {found}");
+            BackendChoice::Kvm
         }
+        // No surprise there.
+        Err(HostError::NotPower) => BackendChoice::Soft,
+        Err(error) => {
+            log::warn!("the software CPU executes the guest: {}; {}", chain(&error), error.cure());
+            BackendChoice::Soft
+        }
+    }
+}
+
+fn kvm(config: VmConfig) -> Result<ChosenVm, ChoiceError> {
+    let vm = paperboat_kvm::create(config).map_err(ChoiceError::Kvm)?;
+    Ok(ChosenVm { vm, name: "kvm" })
+}
+
+fn soft(config: VmConfig, trace: CpuTrace) -> Result<ChosenVm, ChoiceError> {
+    let vm = SoftVm::new(config).map_err(ChoiceError::Soft)?;
+    if trace != CpuTrace::default() {
+        let writer: Arc<Mutex<dyn Write + Send>> = Arc::new(Mutex::new(std::io::stderr()));
+        let CpuTrace { instructions, exceptions: interrupts } = trace;
+        vm.set_trace(TraceConfig { instructions, interrupts, hypercalls: false, problem_state: None, writer });
+    }
+    Ok(ChosenVm { vm: Arc::new(vm), name: "soft" })
+}
+
+/// An error with its sources, in one line.
+fn chain(error: &HostError) -> String {
+    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paperboat_hypervisor::GuestRam;
+
+    fn config() -> VmConfig {
+        VmConfig {
+            ram: GuestRam::new(1 << 20).unwrap(),
+            vcpu_count: 1,
+            hpt_order: 18,
+            clock: ClockMode::Host,
+            budget_instructions: None,
+        }
+    }
+
+    #[test]
+    fn auto_is_kvm_where_the_host_can() {
+        let found = || Ok("hash guests".to_owned());
+        assert_eq!(auto(&config(), CpuTrace::default(), found), BackendChoice::Kvm);
+        assert_eq!(auto(&config(), CpuTrace::default(), || Err(HostError::NoHash)), BackendChoice::Soft);
+        let counted = VmConfig { budget_instructions: Some(1), ..config() };
+        assert_eq!(auto(&counted, CpuTrace::default(), found), BackendChoice::Soft);
+        let traced = CpuTrace { instructions: true, exceptions: false };
+        assert_eq!(auto(&config(), traced, found), BackendChoice::Soft);
+    }
+
+    #[test]
+    fn a_refusal_names_reason_and_cure() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let text = ChoiceError::Kvm(HostError::Device(denied)).to_string();
+        assert!(text.contains("/dev/kvm cannot be opened: permission denied; run as root"), "{text}");
     }
 }

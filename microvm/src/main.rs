@@ -15,6 +15,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use paperboat_microvm::backend;
 
 #[derive(Parser)]
 #[command(name = "paperboat-vmm", version, about = "A micro-VM for POWER: a PAPR partition on KVM or on a software POWER CPU")]
@@ -29,6 +30,8 @@ enum Command {
     Run(Box<run::RunArguments>),
     /// Serve the control API to a program that started this one.
     Serve(serve::ServeArguments),
+    /// Say whether this host runs guests under KVM; if not, why, and what helps. Exit status 0 if it does, 1 if not.
+    Probe,
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,10 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::serve(&arguments),
+        Command::Probe => backend::probe_kvm().map_err(anyhow::Error::from).map(|found| {
+            println!("kvm: {found}");
+            ExitCode::SUCCESS
+        }),
     };
     match outcome {
         Ok(code) => code,

@@ -23,8 +23,19 @@ pub fn check(config: &Config) -> Vec<Finding> {
     if findings[0].good {
         findings.push(kernel_format(&config.kernel));
     }
-    findings.push(backend(config.backend, cfg!(target_arch = "powerpc64"), Path::new("/dev/kvm").exists()));
+    let asked = cfg!(target_arch = "powerpc64") && config.backend != Backend::Soft;
+    findings.push(backend(config.backend, if asked { ask_for_kvm(&vmm) } else { None }));
     findings
+}
+
+/// What the machine's program says about KVM on this POWER host; `Err` holds reason and cure.
+fn ask_for_kvm(vmm: &Path) -> Option<Result<String, String>> {
+    let first_line = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned();
+    Some(match std::process::Command::new(vmm).arg("probe").output() {
+        Ok(output) if output.status.success() => Ok(first_line(&output.stdout)),
+        Ok(output) => Err(first_line(&output.stderr)),
+        Err(error) => Err(format!("{} probe: {error}", vmm.display())),
+    })
 }
 
 fn file(what: &'static str, path: &Path) -> Finding {
@@ -48,15 +59,17 @@ fn kernel_format(path: &Path) -> Finding {
     Finding { what: "kernel format", good, detail }
 }
 
-fn backend(wanted: Backend, power_host: bool, kvm: bool) -> Finding {
-    let (good, detail) = match (wanted, power_host && kvm) {
-        (Backend::Kvm, true) | (Backend::Auto, true) => (true, "kvm: /dev/kvm on a POWER host"),
-        (Backend::Kvm, false) if power_host => (false, "kvm is configured, but there is no /dev/kvm"),
-        (Backend::Kvm, false) => (false, "kvm is configured, but this host is not POWER"),
-        (Backend::Soft, _) => (true, "soft: the software POWER CPU, as configured"),
-        (Backend::Auto, false) => (true, "soft: the software POWER CPU, for want of KVM on POWER"),
+/// `kvm` is what was found on a POWER host, `None` elsewhere.
+fn backend(wanted: Backend, kvm: Option<Result<String, String>>) -> Finding {
+    let (good, detail) = match (wanted, kvm) {
+        (Backend::Soft, _) => (true, "soft: the software POWER CPU, as configured".into()),
+        (Backend::Kvm | Backend::Auto, Some(Ok(found))) => (true, found),
+        (Backend::Kvm, Some(Err(why))) => (false, why),
+        (Backend::Kvm, None) => (false, "kvm is configured, but this host is not POWER".into()),
+        (Backend::Auto, Some(Err(why))) => (true, format!("soft: the software POWER CPU, because: {why}")),
+        (Backend::Auto, None) => (true, "soft: the software POWER CPU, for want of KVM on POWER".into()),
     };
-    Finding { what: "backend", good, detail: detail.into() }
+    Finding { what: "backend", good, detail }
 }
 
 #[cfg(test)]
@@ -72,10 +85,23 @@ mod tests {
     }
 
     #[test]
-    fn kvm_is_never_promised_off_power() {
-        assert!(!backend(Backend::Kvm, false, true).good);
-        assert!(backend(Backend::Auto, false, true).detail.starts_with("soft"));
-        assert!(backend(Backend::Auto, true, true).detail.starts_with("kvm"));
+    fn kvm_is_never_promised_where_it_cannot_run() {
+        assert!(!backend(Backend::Kvm, None).good);
+        assert!(backend(Backend::Auto, None).detail.starts_with("soft"));
+        assert!(backend(Backend::Auto, Some(Ok("kvm: hash guests".into()))).detail.starts_with("kvm"));
+        let refused = Some(Err("backend kvm: there is no /dev/kvm; run modprobe".to_owned()));
+        assert!(!backend(Backend::Kvm, refused.clone()).good);
+        let auto = backend(Backend::Auto, refused);
+        assert!(auto.good && auto.detail.contains("no /dev/kvm"), "{}", auto.detail);
+        assert!(backend(Backend::Soft, None).good);
+    }
+
+    #[test]
+    fn the_machines_program_is_asked() {
+        let refused = ask_for_kvm(Path::new("/bin/false")).unwrap();
+        assert_eq!(refused, Err(String::new()));
+        let missing = ask_for_kvm(Path::new("/nonexistent/vmm")).unwrap().unwrap_err();
+        assert!(missing.contains("/nonexistent/vmm probe"), "{missing}");
     }
 
     #[test]

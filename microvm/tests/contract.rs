@@ -1,0 +1,178 @@
+//! The contract of the backends (`paperboat_hypervisor`): which hypercalls the backend serves and which leave it. One program makes each call; what
+//! comes out must be the same everywhere. KVM's half runs on a POWER host (`cargo xtask lab test`).
+
+use std::sync::Arc;
+
+use paperboat_hypervisor::{ClockMode, EntryState, Exit, GuestRam, HypercallReply, Vcpu, Vm, VmConfig};
+use paperboat_microvm::backend::{BackendChoice, CpuTrace, create_vm};
+use vm_memory::{Bytes, GuestAddress};
+
+const MSR_SF: u64 = 1 << 63;
+const MSR_ME: u64 = 1 << 12;
+const MSR_LE: u64 = 1;
+const MEMORY: u64 = 16 << 20;
+/// Where program and calls stand.
+const CODE: u64 = 0x1_0000;
+const CALLS: u64 = 0x2_0000;
+/// A call that nobody serves ends the program; it also shows that unknown ones leave the backend.
+const END: u64 = 0x7ffc;
+/// What the machine answers here.
+const ANSWER: i64 = -42;
+
+/// Makes each call of the list at r3 (ten doublewords: number, arguments) and puts r3 back where the number was. The number -1 ends the list.
+const PROGRAM: [u32; 20] = [
+    0x7c7e_1b78, // mr r30,r3
+    0xe87e_0000, // 1: ld r3,0(r30)
+    0x2c23_ffff, // cmpdi r3,-1
+    0x4182_0038, // beq 2f
+    0xe89e_0008, // ld r4,8(r30)
+    0xe8be_0010, // ld r5,16(r30)
+    0xe8de_0018, // ld r6,24(r30)
+    0xe8fe_0020, // ld r7,32(r30)
+    0xe91e_0028, // ld r8,40(r30)
+    0xe93e_0030, // ld r9,48(r30)
+    0xe95e_0038, // ld r10,56(r30)
+    0xe97e_0040, // ld r11,64(r30)
+    0xe99e_0048, // ld r12,72(r30)
+    0x4400_0022, // sc 1
+    0xf87e_0000, // std r3,0(r30)
+    0x3bde_0050, // addi r30,r30,80
+    0x4bff_ffc4, // b 1b
+    0x3860_7ffc, // 2: li r3,0x7ffc
+    0x4400_0022, // sc 1
+    0x4bff_fff8, // b 2b
+];
+
+const H_SUCCESS: i64 = 0;
+const H_PARAMETER: i64 = -4;
+const H_NOT_FOUND: i64 = -7;
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Served inside, with this status.
+    Inside(i64),
+    /// Served inside, with whatever the processor says.
+    InsideAny,
+    /// An exit.
+    Outside,
+}
+use Fate::{Inside, InsideAny, Outside};
+
+/// LoPAR's name, number, first arguments, fate.
+const TABLE: &[(&str, u64, &[u64], Fate)] = &[
+    // One entry of the table: V and a key of our own; the real page 0, coherent, read and write.
+    ("H_ENTER", 0x08, &[0, 0x918, 0x12_3001, 0x12], Inside(H_SUCCESS)),
+    ("H_READ", 0x0c, &[0, 0x918], Inside(H_SUCCESS)),
+    ("H_CLEAR_MOD", 0x10, &[0, 0x918], Inside(H_SUCCESS)),
+    ("H_CLEAR_REF", 0x14, &[0, 0x918], Inside(H_SUCCESS)),
+    ("H_PROTECT", 0x18, &[0, 0x918, 0], Inside(H_SUCCESS)),
+    ("H_REMOVE", 0x04, &[0, 0x918], Inside(H_SUCCESS)),
+    ("H_REMOVE again", 0x04, &[0, 0x918], Inside(H_NOT_FOUND)),
+    ("H_REMOVE beyond the table", 0x04, &[0, 1 << 40], Inside(H_PARAMETER)),
+    // 0b11 at the top: the end of the list.
+    ("H_BULK_REMOVE", 0x124, &[0xc000_0000_0000_0000], Inside(H_SUCCESS)),
+    ("H_PAGE_INIT", 0x2c, &[0, 0x3_0000, 0], Inside(H_SUCCESS)),
+    ("H_RANDOM", 0x300, &[], Inside(H_SUCCESS)),
+    ("H_PROD self", 0xe4, &[0], Inside(H_SUCCESS)),
+    ("H_CEDE after H_PROD", 0xe0, &[], Inside(H_SUCCESS)),
+    ("H_CONFER to all", 0xec, &[u64::MAX, 0], Inside(H_SUCCESS)),
+    ("H_REGISTER_VPA of nobody", 0xdc, &[1 << 45, 99, 0], Inside(H_PARAMETER)),
+    ("H_SET_DABR", 0x28, &[0], InsideAny),
+    ("H_SET_XDABR", 0x134, &[0, 0], InsideAny),
+    ("H_SET_MODE of CIABR", 0x31c, &[0, 1, 0, 0], InsideAny),
+    ("H_SET_MODE of DAWR0", 0x31c, &[0, 2, 0, 0], InsideAny),
+    ("H_SET_MODE of AIL", 0x31c, &[3, 3, 0, 0], Outside),
+    ("H_SET_MODE of the byte order", 0x31c, &[1, 4, 0, 0], Outside),
+    ("H_GET_TCE", 0x1c, &[0x8000_0000, 0], Outside),
+    ("H_PUT_TCE", 0x20, &[0x8000_0000, 0, 3], Outside),
+    ("H_LOGICAL_CI_LOAD", 0x3c, &[4, 1 << 40], Outside),
+    ("H_LOGICAL_CI_STORE", 0x40, &[4, 1 << 40, 0], Outside),
+    ("H_GET_TERM_CHAR", 0x54, &[0], Outside),
+    ("H_PUT_TERM_CHAR", 0x58, &[0, 1, 0x4100_0000_0000_0000], Outside),
+    ("H_EOI", 0x64, &[0xff00_0000], Outside),
+    ("H_CPPR", 0x68, &[0], Outside),
+    ("H_IPI", 0x6c, &[0, 0xff], Outside),
+    ("H_IPOLL", 0x70, &[0], Outside),
+    ("H_XIRR", 0x74, &[], Outside),
+    ("H_XIRR_X", 0xfc, &[0], Outside),
+    ("H_STUFF_TCE", 0x138, &[0x8000_0000, 0, 3, 1], Outside),
+    ("H_PUT_TCE_INDIRECT", 0x13c, &[0x8000_0000, 0, 0x3_0000, 1], Outside),
+    ("H_GET_CPU_CHARACTERISTICS", 0x1c8, &[], Outside),
+    ("H_JOIN", 0x298, &[], Outside),
+    ("H_HOME_NODE_ASSOCIATIVITY", 0x2ec, &[1, 0], Outside),
+    ("H_RESIZE_HPT_PREPARE", 0x36c, &[0, 18], Outside),
+    ("H_RESIZE_HPT_COMMIT", 0x370, &[0, 18], Outside),
+    ("H_REGISTER_PROC_TBL", 0x37c, &[0], Outside),
+    ("H_SIGNAL_SYS_RESET", 0x380, &[0], Outside),
+    ("H_RTAS", 0xf000, &[0x3_0000], Outside),
+];
+
+/// Runs the program; returns what became of each call.
+fn fates(choice: BackendChoice) -> Vec<(String, Fate)> {
+    let ram = GuestRam::new(MEMORY).unwrap();
+    let config = VmConfig { ram: ram.clone(), vcpu_count: 1, hpt_order: 18, clock: ClockMode::Host, budget_instructions: None };
+    let vm: Arc<dyn Vm> = create_vm(choice, config, CpuTrace::default()).unwrap_or_else(|error| panic!("{error}")).vm;
+    let code: Vec<u8> = PROGRAM.iter().flat_map(|word| word.to_le_bytes()).collect();
+    ram.memory().write_slice(&code, GuestAddress(CODE)).unwrap();
+    let place = |index: usize| CALLS + index as u64 * 80;
+    for (index, (_, number, arguments, _)) in TABLE.iter().enumerate() {
+        let mut words = [0_u64; 10];
+        words[0] = *number;
+        words[1..=arguments.len()].copy_from_slice(arguments);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        ram.memory().write_slice(&bytes, GuestAddress(place(index))).unwrap();
+    }
+    ram.memory().write_slice(&u64::MAX.to_le_bytes(), GuestAddress(place(TABLE.len()))).unwrap();
+
+    let mut vcpu = vm.create_vcpu(0).unwrap();
+    vcpu.enter(EntryState { pc: CODE, msr: MSR_SF | MSR_ME | MSR_LE, r3: CALLS, r4: 0 });
+    let outside = exits(vcpu.as_mut());
+    let mut outside = outside.iter().peekable();
+    let fates = TABLE.iter().enumerate().map(|(index, (name, number, arguments, expected))| {
+        let mut bytes = [0; 8];
+        ram.memory().read_slice(&mut bytes, GuestAddress(place(index))).unwrap();
+        let status = i64::from_le_bytes(bytes);
+        let came_out = outside.next_if(|(nr, args)| nr == number && args.starts_with(arguments)).is_some();
+        let fate = match (came_out, expected) {
+            (true, _) => Outside,
+            (false, InsideAny) => InsideAny,
+            (false, _) => Inside(status),
+        };
+        assert!(!came_out || status == ANSWER, "{name}: the machine's answer is {status} in the guest");
+        ((*name).to_owned(), fate)
+    });
+    let fates = fates.collect();
+    assert_eq!(outside.next(), None, "exits that no call explains");
+    fates
+}
+
+/// Every call that leaves the backend, in order.
+fn exits(vcpu: &mut dyn Vcpu) -> Vec<(u64, [u64; 9])> {
+    let mut exits = Vec::new();
+    loop {
+        match vcpu.run().unwrap() {
+            Exit::Hypercall { nr: END, .. } => return exits,
+            Exit::Hypercall { nr, args } => exits.push((nr, args)),
+            exit => panic!("{exit:?}\n{:x?}", vcpu.regs()),
+        }
+        assert!(exits.len() <= TABLE.len(), "more exits than calls: {exits:x?}");
+        vcpu.complete_hypercall(HypercallReply::status(ANSWER)).unwrap();
+    }
+}
+
+fn check(choice: BackendChoice) {
+    let expected: Vec<(String, Fate)> = TABLE.iter().map(|(name, _, _, fate)| ((*name).to_owned(), *fate)).collect();
+    assert_eq!(fates(choice), expected);
+}
+
+#[test]
+fn on_the_software_cpu() {
+    check(BackendChoice::Soft);
+}
+
+#[cfg(target_arch = "powerpc64")]
+#[test]
+fn on_kvm() {
+    check(BackendChoice::Kvm);
+}
