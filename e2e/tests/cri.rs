@@ -2,10 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-use paperboat_e2e::cri::{Node, container_config};
+use paperboat_e2e::cri::message::security_profile::ProfileType;
+use paperboat_e2e::cri::message::{
+    ContainerStatsResponse, Int64Value, KeyValue, LinuxContainerResources, Mount, Nothing, UpdateContainerResourcesRequest,
+};
+use paperboat_e2e::cri::{CallError, Node, container, container_config};
 use paperboat_e2e::expect;
 use paperboat_e2e::guest::PROOF_SCRIPT;
 use paperboat_e2e::products::Containerd;
+use protobuf::MessageField;
 
 /// A node, or a failure that says what is missing.
 fn node() -> Node {
@@ -35,4 +40,109 @@ fn a_pod_runs_several_containers_in_one_machine() {
     assert_eq!(boots[0], boots[1], "containers of a pod share its machine");
     node.remove_pod(&pod).unwrap();
     expect::nothing_left(host, &before);
+}
+
+/// Answers a program's question with one line.
+fn asked(node: &Node, id: &str, script: &str) -> String {
+    let answer = node.exec(id, &["sh", "-c", script], 60).unwrap_or_else(|error| panic!("{error}\n{}", node.host().log()));
+    String::from_utf8_lossy(&answer.stdout).trim_end().to_owned()
+}
+
+#[test]
+fn a_container_is_looked_after_while_it_runs() {
+    let node = node();
+    let host = node.host();
+    let before = host.leftovers();
+    let pod = node.run_pod(node.pod_config("watched")).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+    let script = "trap 'echo told; exit 5' TERM; echo begun; while true; do sleep 0.2; done";
+    let mut config = container_config("watched", &["sh", "-c", script]);
+    config.envs.push(KeyValue { key: "COLOUR".into(), value: "green".into(), ..Default::default() });
+    let limits = LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() };
+    config.linux.mut_or_insert_default().resources = MessageField::some(limits);
+    let id = node.run(&pod, config).unwrap();
+
+    // Exec, with its status, its streams, its limit in time.
+    let answer = node.exec(&id, &["sh", "-c", "echo $COLOUR; echo oops >&2; exit 3"], 60).unwrap();
+    assert_eq!((&answer.stdout[..], &answer.stderr[..], answer.exit_code), (&b"green\n"[..], &b"oops\n"[..], 3));
+    expect::guest(&asked(&node, &id, PROOF_SCRIPT));
+    let late = node.exec(&id, &["sleep", "1000"], 1).unwrap_err();
+    assert!(matches!(late, CallError::Status { code: DEADLINE_EXCEEDED, .. }), "{late}");
+    assert_eq!(asked(&node, &id, "pidof sleep | wc -w").parse::<u32>().map(|sleeps| sleeps <= 1), Ok(true), "it is killed");
+    let missing = node.exec(&id, &["no-such-program"], 60).unwrap_err().to_string();
+    assert!(missing.contains("no-such-program"), "{missing}");
+
+    // What it uses, and a new limit.
+    let stats: ContainerStatsResponse = node.call("ContainerStats", &container(&id)).unwrap();
+    assert!(stats.stats.cpu.usage_core_nano_seconds.value > 0 && stats.stats.memory.working_set_bytes.value > 0, "{stats}");
+    assert_eq!(asked(&node, &id, MEMORY_LIMIT), (64 << 20).to_string());
+    let limits = LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..Default::default() };
+    let update =
+        UpdateContainerResourcesRequest { container_id: id.clone(), linux: MessageField::some(limits), ..Default::default() };
+    node.call::<Nothing>("UpdateContainerResources", &update).unwrap();
+    assert_eq!(asked(&node, &id, MEMORY_LIMIT), (96 << 20).to_string());
+
+    // Its log is moved away, as the kubelet does, and goes on in a new file.
+    let log = node.log_directory().join("watched.log");
+    std::fs::rename(&log, node.log_directory().join("watched.log.1")).unwrap();
+    node.call::<Nothing>("ReopenContainerLog", &container(&id)).unwrap();
+    node.stop_container(&id, 60).unwrap();
+    assert_eq!(node.wait(&id).unwrap().exit_code, 5);
+    assert_eq!(node.log_lines("watched.log.1").unwrap(), ["stdout F begun"]);
+    assert_eq!(node.log_lines("watched.log").unwrap(), ["stdout F told"]);
+
+    node.remove_pod(&pod).unwrap();
+    expect::nothing_left(host, &before);
+}
+
+/// gRPC's code for a limit in time.
+const DEADLINE_EXCEEDED: u32 = 4;
+
+/// The container's own limit, wherever its cgroup is.
+const MEMORY_LIMIT: &str = "cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.max";
+
+#[test]
+fn a_container_is_who_and_what_its_security_context_says() {
+    let node = node();
+    let host = node.host();
+    let before = host.leftovers();
+    let pod = node.run_pod(node.pod_config("secured")).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+    let volume = host.directory().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("from-host"), "hello").unwrap();
+
+    let mut config = container_config("secured", &["sleep", "1000"]);
+    let security = config.linux.mut_or_insert_default().security_context.mut_or_insert_default();
+    security.run_as_user = number(1000);
+    security.run_as_group = number(2000);
+    security.supplemental_groups = vec![3000];
+    security.readonly_rootfs = true;
+    security.no_new_privs = true;
+    security.capabilities.mut_or_insert_default().drop_capabilities = vec!["ALL".into()];
+    security.seccomp.mut_or_insert_default().profile_type = ProfileType::RuntimeDefault.into();
+    for (path, readonly) in [("/data", false), ("/fixed", true)] {
+        let mount =
+            Mount { container_path: path.into(), host_path: volume.display().to_string(), readonly, ..Default::default() };
+        config.mounts.push(mount);
+    }
+    std::os::unix::fs::chown(&volume, Some(1000), Some(2000)).unwrap();
+    let id = node.run(&pod, config).unwrap();
+    assert_eq!(asked(&node, &id, "id -u; id -g; id -G"), "1000\n2000\n2000 3000");
+    let status = asked(&node, &id, "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status");
+    assert_eq!(status, "CapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2");
+    assert_eq!(asked(&node, &id, "touch /x 2>&1 || true"), "touch: /x: Read-only file system");
+    assert_eq!(
+        asked(&node, &id, "cat /fixed/from-host; touch /fixed/x 2>&1 || true"),
+        "hellotouch: /fixed/x: Read-only file system"
+    );
+    // Both ways: what the guest writes is on the host, and what the host changes is in the guest.
+    assert_eq!(asked(&node, &id, "echo from the guest > /data/from-guest; cat /data/from-guest"), "from the guest");
+    assert_eq!(std::fs::read_to_string(volume.join("from-guest")).unwrap(), "from the guest\n");
+    std::fs::write(volume.join("later"), "news").unwrap();
+    assert_eq!(asked(&node, &id, "cat /data/later"), "news");
+    node.remove_pod(&pod).unwrap();
+    expect::nothing_left(host, &before);
+}
+
+fn number(value: i64) -> MessageField<Int64Value> {
+    MessageField::some(Int64Value { value, ..Default::default() })
 }

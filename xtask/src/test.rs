@@ -58,7 +58,10 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
         });
         if prepared && let Some(products) = &products {
             if nix::unistd::geteuid().is_root() {
-                stage("e2e", &mut || e2e(ctx, products));
+                stage("e2e", &mut || e2e(ctx, products, args.all));
+                if !args.all {
+                    ctx.ui.line("test", "end-to-end tests in modules `slow`: not run: they are part of --all");
+                }
             } else {
                 ctx.ui.line("test", "stage e2e: not run: containerd needs root");
             }
@@ -97,9 +100,13 @@ fn unit(ctx: &Ctx) -> Result<Vec<String>> {
     Ok(summary)
 }
 
-fn e2e(ctx: &Ctx, products: &Products) -> Result<Vec<String>> {
+/// Tests in a module `slow` are left out unless all are wanted.
+fn e2e(ctx: &Ctx, products: &Products, all: bool) -> Result<Vec<String>> {
     let mut tests = runner(ctx);
     tests.args(["-p", E2E]);
+    if !all {
+        tests.args(["--", "--skip", "slow::"]);
+    }
     products.apply(&mut tests);
     stream(&mut tests)
 }

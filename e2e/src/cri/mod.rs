@@ -240,7 +240,8 @@ pub fn container_config(name: &str, command: &[&str]) -> ContainerConfig {
     }
 }
 
-fn container(id: &str) -> ContainerRequest {
+/// A request about a container.
+pub fn container(id: &str) -> ContainerRequest {
     ContainerRequest { container_id: id.into(), ..Default::default() }
 }
 

@@ -34,8 +34,8 @@ pub enum ProgramError {
         /// The PATH searched.
         path: String,
     },
-    /// There, but not to be executed.
-    #[error("exec: {path:?}: {reason}")]
+    /// There, but not to be executed. Docker makes exit status 126 of the words `permission denied`.
+    #[error("exec: {path:?}: {}", reason.desc().to_lowercase())]
     NotExecutable {
         /// The file.
         path: PathBuf,
@@ -249,7 +249,7 @@ mod tests {
         let error = find(&process(&["no-such-program"], &["PATH=/bin"])).expect_err("there is none").to_string();
         assert!(error.contains("no-such-program") && error.contains("/bin"), "{error}");
         let error = find(&process(&["/etc/passwd"], &[])).expect_err("no program").to_string();
-        assert!(error.contains("/etc/passwd") && error.contains("EACCES"), "{error}");
+        assert!(error.contains("/etc/passwd") && error.contains("permission denied"), "{error}");
         assert!(find(&process(&["/"], &[])).is_err(), "a directory");
         assert!(find(&process(&[""], &[])).is_err());
         assert!(find(&process(&[], &[])).is_err());
