@@ -7,6 +7,8 @@ use paperboat_hypervisor::{BackendError, ClockMode, Vm, VmConfig};
 use paperboat_kvm::host::{self, HostError};
 use paperboat_softcpu::{SoftVm, TraceConfig};
 
+pub use paperboat_softcpu::TraceFilter;
+
 /// Which backend the user wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BackendChoice {
@@ -55,12 +57,22 @@ pub struct ChosenVm {
 }
 
 /// What the processor itself prints while it executes (software CPU only).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuTrace {
     /// Every instruction.
     pub instructions: bool,
     /// Every exception with its address.
     pub exceptions: bool,
+    /// Hypercalls that the backend serves itself.
+    pub hypercalls: bool,
+    /// Which of them.
+    pub filter: TraceFilter,
+}
+
+impl CpuTrace {
+    fn is_on(&self) -> bool {
+        self.instructions || self.exceptions || self.hypercalls
+    }
 }
 
 /// Makes the partition that `config` describes.
@@ -71,7 +83,7 @@ pub fn create_vm(choice: BackendChoice, config: VmConfig, trace: CpuTrace) -> Re
     match choice {
         BackendChoice::Kvm => kvm(config),
         BackendChoice::Soft => soft(config, trace),
-        BackendChoice::Auto => match auto(&config, trace, host::probe) {
+        BackendChoice::Auto => match auto(&config, &trace, host::probe) {
             BackendChoice::Kvm => kvm(config),
             _ => soft(config, trace),
         },
@@ -87,9 +99,11 @@ pub fn probe_kvm() -> Result<String, ChoiceError> {
 }
 
 /// What [`BackendChoice::Auto`] means here: KVM where the host can and the machine asks for nothing that only the software CPU has.
-fn auto(config: &VmConfig, trace: CpuTrace, probe: impl FnOnce() -> Result<String, HostError>) -> BackendChoice {
-    let soft_only =
-        config.clock == ClockMode::Deterministic || config.budget_instructions.is_some() || trace != CpuTrace::default();
+fn auto(config: &VmConfig, trace: &CpuTrace, probe: impl FnOnce() -> Result<String, HostError>) -> BackendChoice {
+    let soft_only = config.clock == ClockMode::Deterministic
+        || config.budget_instructions.is_some()
+        || trace.instructions
+        || trace.exceptions;
     if soft_only {
         return BackendChoice::Soft;
     }
@@ -114,10 +128,10 @@ fn kvm(config: VmConfig) -> Result<ChosenVm, ChoiceError> {
 
 fn soft(config: VmConfig, trace: CpuTrace) -> Result<ChosenVm, ChoiceError> {
     let vm = SoftVm::new(config).map_err(ChoiceError::Soft)?;
-    if trace != CpuTrace::default() {
+    if trace.is_on() {
         let writer: Arc<Mutex<dyn Write + Send>> = Arc::new(Mutex::new(std::io::stderr()));
-        let CpuTrace { instructions, exceptions: interrupts } = trace;
-        vm.set_trace(TraceConfig { instructions, interrupts, hypercalls: false, problem_state: None, writer });
+        let CpuTrace { instructions, exceptions: interrupts, hypercalls, filter } = trace;
+        vm.set_trace(TraceConfig { instructions, interrupts, hypercalls, filter, writer });
     }
     Ok(ChosenVm { vm: Arc::new(vm), name: "soft" })
 }
@@ -146,12 +160,12 @@ mod tests {
     #[test]
     fn auto_is_kvm_where_the_host_can() {
         let found = || Ok("hash guests".to_owned());
-        assert_eq!(auto(&config(), CpuTrace::default(), found), BackendChoice::Kvm);
-        assert_eq!(auto(&config(), CpuTrace::default(), || Err(HostError::NoHash)), BackendChoice::Soft);
+        assert_eq!(auto(&config(), &CpuTrace::default(), found), BackendChoice::Kvm);
+        assert_eq!(auto(&config(), &CpuTrace::default(), || Err(HostError::NoHash)), BackendChoice::Soft);
         let counted = VmConfig { budget_instructions: Some(1), ..config() };
-        assert_eq!(auto(&counted, CpuTrace::default(), found), BackendChoice::Soft);
-        let traced = CpuTrace { instructions: true, exceptions: false };
-        assert_eq!(auto(&config(), traced, found), BackendChoice::Soft);
+        assert_eq!(auto(&counted, &CpuTrace::default(), found), BackendChoice::Soft);
+        let traced = CpuTrace { instructions: true, ..CpuTrace::default() };
+        assert_eq!(auto(&config(), &traced, found), BackendChoice::Soft);
     }
 
     #[test]

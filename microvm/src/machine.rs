@@ -8,21 +8,23 @@
 //! The first reason to end wins. Ending kicks every vCPU; the last thread that leaves shuts the devices down, and only
 //! then do waiters see the end.
 
+mod hold;
+mod vcpu;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use paperboat_hypervisor::{BackendError, ClockMode, EntryState, Exit, GuestRam, RamError, Vcpu, VcpuHandle, VmConfig};
-use vm_memory::{Bytes, GuestAddress};
+use paperboat_hypervisor::{BackendError, ClockMode, EntryState, GuestRam, RamError, Vcpu, VcpuHandle, VcpuRegs, VmConfig};
 
 use crate::backend::{ChoiceError, ChosenVm};
-use crate::boot::{self, BootError, BootMachine, BootSource, MSR_LE, MSR_ME, MSR_SF, Topology, TreeError};
+use crate::boot::{self, BootError, BootMachine, BootSource, Topology, TreeError};
 use crate::console::Console;
 use crate::papr::calendar::PartitionClock;
 use crate::papr::phb::PhbError;
 use crate::papr::trace::Trace;
-use crate::papr::{Action, GuestEnd, Platform, PlatformParts};
+use crate::papr::{GuestEnd, Platform, PlatformParts};
 use crate::pci::PciFunction;
 use crate::stats::{DeviceCounter, MachineStats, VcpuCounters, VcpuReport};
 
@@ -37,15 +39,6 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// How many console lines are searched for the reason of a panic: registers and call traces follow it.
 const PANIC_LOOK_LINES: usize = 200;
-
-/// Physical address of Linux's `__secondary_hold`, entered with the hardware id in r3.
-const HOLD_ENTRY: u64 = 0x60;
-/// How often the release is looked for while a kernel boots, and for how long; the kernel waits 100 ms for its secondaries.
-const HOLD_LOOK: Duration = Duration::from_micros(500);
-const HOLD_LOOK_FOR: Duration = Duration::from_secs(5);
-/// After that, rarely: a kernel in a debugger, a machine that was paused.
-const HOLD_LOOK_RARELY: Duration = Duration::from_millis(50);
-const HOLD_GIVE_UP: Duration = Duration::from_secs(600);
 
 /// Why a machine cannot be made or controlled.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +199,8 @@ struct VcpuSide {
     handle: Arc<dyn VcpuHandle>,
     counters: VcpuCounters,
     system_reset: AtomicBool,
+    /// As its thread left them.
+    last_regs: Mutex<Option<VcpuRegs>>,
 }
 
 struct Control {
@@ -268,7 +263,12 @@ impl Machine {
             let vcpu = platform.vm.create_vcpu(id).map_err(|source| MachineError::Vcpu { id, source })?;
             let handle = vcpu.handle();
             platform.xics.connect(id, Arc::clone(&handle));
-            sides.push(VcpuSide { handle, counters: VcpuCounters::default(), system_reset: AtomicBool::new(false) });
+            sides.push(VcpuSide {
+                handle,
+                counters: VcpuCounters::default(),
+                system_reset: AtomicBool::new(false),
+                last_regs: Mutex::default(),
+            });
             idle.push(vcpu);
         }
         let booted = boot::load(
@@ -314,10 +314,10 @@ impl Machine {
         debug_assert!(started.is_ok());
         for vcpu in std::mem::take(&mut control.idle) {
             let name = format!("vcpu{}", vcpu.id());
-            inner.spawn(&mut control, name, move |inner| vcpu_thread(inner, vcpu))?;
+            inner.spawn(&mut control, name, move |inner| vcpu::thread(inner, vcpu))?;
         }
         if let Some(address) = inner.hold_release {
-            inner.spawn(&mut control, "hold-watch".into(), move |inner| watch_hold(inner, address))?;
+            inner.spawn(&mut control, "hold-watch".into(), move |inner| hold::watch(inner, address))?;
         }
         Ok(())
     }
@@ -413,6 +413,17 @@ impl Machine {
     /// Types into the guest's terminal; returns how many bytes it took.
     pub fn type_in(&self, bytes: &[u8]) -> usize {
         self.inner.platform.vty.type_in(bytes)
+    }
+
+    /// Registers of every vCPU as they were when it last left the guest, `None` for one that never ran; for a machine that is over.
+    pub fn final_registers(&self) -> Vec<Option<VcpuRegs>> {
+        let last = |side: &VcpuSide| side.last_regs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.inner.vcpus.iter().map(last).collect()
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestRam {
+        &self.inner.platform.ram
     }
 
     /// Counters of now.
@@ -561,133 +572,6 @@ impl Drop for Executing<'_> {
     fn drop(&mut self) {
         self.inner.lock().executing -= 1;
         self.inner.changed.notify_all();
-    }
-}
-
-fn vcpu_thread(inner: &Inner, mut vcpu: Box<dyn Vcpu>) {
-    while let Some(entry) = inner.platform.cpus.wait_for_start(vcpu.id()) {
-        let executing = Executing::new(inner);
-        vcpu.enter(entry);
-        let next = run(inner, vcpu.as_mut());
-        drop(executing);
-        match next {
-            Next::Parked => {}
-            Next::Over => return,
-        }
-    }
-}
-
-enum Next {
-    /// stop-self: wait for start-cpu.
-    Parked,
-    /// The machine ends.
-    Over,
-}
-
-fn run(inner: &Inner, vcpu: &mut dyn Vcpu) -> Next {
-    let id = vcpu.id();
-    let side = &inner.vcpus[id as usize];
-    let platform = &inner.platform;
-    if !inner.checkpoint() {
-        return Next::Over;
-    }
-    loop {
-        let exit = match vcpu.run() {
-            Ok(exit) => exit,
-            Err(error) => return fail(inner, vcpu, &error.to_string()),
-        };
-        side.counters.count(&exit);
-        let completed = match exit {
-            Exit::Hypercall { nr, args } => {
-                let outcome = platform.hypercall(id, nr, &args);
-                let completed = vcpu.complete_hypercall(outcome.reply);
-                match outcome.action {
-                    Action::None => {}
-                    Action::StopSelf => return Next::Parked,
-                    Action::End(end) => {
-                        inner.end(inner.with_panic_text(end.into()));
-                        return Next::Over;
-                    }
-                    Action::SystemReset(targets) => {
-                        for side in targets.iter().filter_map(|target| inner.vcpus.get(*target as usize)) {
-                            side.system_reset.store(true, Ordering::Release);
-                            side.handle.kick();
-                        }
-                    }
-                }
-                completed
-            }
-            Exit::MmioRead { addr, len } => vcpu.complete_mmio_read(platform.mmio_read(id, addr, len)),
-            Exit::MmioWrite { addr, len, data } => {
-                platform.mmio_write(id, addr, len, &data);
-                Ok(())
-            }
-            Exit::Kicked => {
-                if !inner.checkpoint() {
-                    return Next::Over;
-                }
-                if side.system_reset.swap(false, Ordering::AcqRel) {
-                    system_reset(inner, vcpu);
-                }
-                Ok(())
-            }
-            Exit::Budget => {
-                inner.end(EndReason::Budget);
-                return Next::Over;
-            }
-            Exit::Failed { reason } => {
-                inner.end(EndReason::Failed(format!("vCPU {id}: {reason}")));
-                return Next::Over;
-            }
-        };
-        if let Err(error) = completed {
-            return fail(inner, vcpu, &error.to_string());
-        }
-    }
-}
-
-fn fail(inner: &Inner, vcpu: &dyn Vcpu, reason: &str) -> Next {
-    let dump = crate::stats::register_dump(&vcpu.regs());
-    inner.end(EndReason::Failed(format!("vCPU {}: {reason}\n{dump}", vcpu.id())));
-    Next::Over
-}
-
-/// A system reset interrupt (ISA 3.0B III 6.5.1): SRR0 and SRR1 hold the interrupted state, vector 0x100 is entered in real mode.
-fn system_reset(inner: &Inner, vcpu: &mut dyn Vcpu) {
-    const VECTOR: u64 = 0x100;
-    let mut regs = vcpu.regs();
-    let (_, little_endian) = inner.platform.vm.interrupt_mode();
-    regs.srr0 = regs.pc;
-    regs.srr1 = regs.msr;
-    regs.pc = VECTOR;
-    regs.msr = MSR_SF | MSR_ME | if little_endian { MSR_LE } else { 0 };
-    vcpu.set_regs(&regs);
-}
-
-/// Starts the secondaries of a Linux guest when its boot CPU opens the hold loop. They are not started at boot, where
-/// they would spin; nor later by start-cpu, because the kernel waits for those that its tree lists.
-fn watch_hold(inner: &Inner, address: u64) {
-    let begun = Instant::now();
-    loop {
-        let released = inner.platform.ram.memory().read_obj::<u64>(GuestAddress(address));
-        if !matches!(released, Ok(0)) {
-            break;
-        }
-        let elapsed = begun.elapsed();
-        if elapsed > HOLD_GIVE_UP || inner.platform.cpus.all_started() {
-            return;
-        }
-        let pause = if elapsed < HOLD_LOOK_FOR { HOLD_LOOK } else { HOLD_LOOK_RARELY };
-        let control = inner.lock();
-        let control = inner.changed.wait_timeout(control, pause).unwrap_or_else(PoisonError::into_inner).0;
-        if control.end.is_some() {
-            return;
-        }
-    }
-    for id in 1..inner.platform.cpus.count() {
-        let entry = EntryState { pc: HOLD_ENTRY, msr: MSR_SF | MSR_ME, r3: id.into(), r4: 0 };
-        // One that start-cpu was faster with is where it should be.
-        let _ = inner.platform.cpus.start(id, entry);
     }
 }
 

@@ -1,7 +1,11 @@
+use super::hold::HOLD_ENTRY;
 use super::*;
 use crate::boot::BootFile;
 use crate::boot::elf_for_tests;
 use crate::papr::{hcall, rtas};
+use paperboat_hypervisor::Exit;
+use vm_memory::{Bytes, GuestAddress};
+
 use crate::testing::{ScriptLog, ScriptedVm, Step, TestFunction};
 
 const MEMORY: u64 = 32 << 20;

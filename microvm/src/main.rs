@@ -5,12 +5,16 @@
 mod inherited;
 #[path = "cli/logger.rs"]
 mod logger;
+#[path = "cli/numbers.rs"]
+mod numbers;
 #[path = "cli/run.rs"]
 mod run;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/terminal.rs"]
 mod terminal;
+#[path = "cli/trace.rs"]
+mod trace;
 
 use std::process::ExitCode;
 
@@ -35,7 +39,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     logger::install();
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
@@ -53,4 +60,23 @@ fn main() -> ExitCode {
             ExitCode::from(run::EXIT_USAGE)
         }
     }
+}
+
+/// Help and version as clap prints them; a mistake as one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Nobody to tell when standard output is gone.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(run::EXIT_USAGE);
+    }
+    let text = error.to_string();
+    // clap ends its reason with an empty line; lists of missing options stand on lines of their own.
+    let reason: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let reason = reason.join(" ");
+    eprintln!("paperboat-vmm: {} (see paperboat-vmm --help)", reason.strip_prefix("error: ").unwrap_or(&reason));
+    ExitCode::from(run::EXIT_USAGE)
 }

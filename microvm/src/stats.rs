@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use paperboat_hypervisor::{Exit, GuestRam, VcpuRegs, VcpuStats};
+
+use crate::machine::Machine;
 
 /// Exits of one vCPU by kind.
 #[derive(Debug, Default)]
@@ -125,6 +129,52 @@ impl std::fmt::Display for MachineStats {
 /// CPU time that this process has used.
 pub fn process_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// What a machine that is over has left: registers of every vCPU, instructions, a digest of guest memory. Two deterministic runs of the
+/// same guest print the same.
+pub fn final_state(machine: &Machine) -> String {
+    let mut text = String::new();
+    let instructions: Vec<_> = machine.stats().vcpus.iter().map(|vcpu| vcpu.instructions).collect();
+    for (id, regs) in machine.final_registers().iter().enumerate() {
+        // Writing to a String cannot fail.
+        match regs {
+            Some(regs) => {
+                let count = instructions.get(id).copied().flatten().unwrap_or(0);
+                let _ = write!(text, "cpu{id} instructions {count}\n{}", register_dump(regs));
+            }
+            None => {
+                let _ = writeln!(text, "cpu{id} never ran");
+            }
+        }
+    }
+    let _ = writeln!(text, "memory {:016x}", memory_digest(machine.memory()));
+    text
+}
+
+/// Pages of zeros are left out, touched or not: reading them would make them real.
+fn memory_digest(ram: &GuestRam) -> u64 {
+    const PAGE: usize = 0x1_0000;
+    let file = std::fs::File::from(match ram.memfd().try_clone() {
+        Ok(file) => file,
+        Err(_) => return 0,
+    });
+    let mut page = vec![0; PAGE];
+    let mut hasher = std::hash::DefaultHasher::new();
+    let mut at = 0;
+    while at < ram.size_bytes() {
+        match nix::unistd::lseek(&file, at as i64, nix::unistd::Whence::SeekData) {
+            Ok(data) => at = data as u64 & !(PAGE as u64 - 1),
+            // No data behind it.
+            Err(_) => break,
+        }
+        if file.read_exact_at(&mut page, at).is_ok() && page.iter().any(|byte| *byte != 0) {
+            at.hash(&mut hasher);
+            page.hash(&mut hasher);
+        }
+        at += PAGE as u64;
+    }
+    hasher.finish()
 }
 
 /// Registers as text, for failures.

@@ -8,6 +8,14 @@ use std::time::{Duration, Instant};
 
 use common::{Program, Scratch, vmm};
 
+const LONG_CMDLINE: &str = {
+    const BYTES: [u8; 2048] = [b'x'; 2048];
+    match std::str::from_utf8(&BYTES) {
+        Ok(text) => text,
+        Err(_) => "",
+    }
+};
+
 fn run(program: &Program, name: &str, extra: &[&str]) -> Output {
     let scratch = Scratch::new(name);
     let kernel = scratch.program(program);
@@ -63,6 +71,60 @@ fn a_deterministic_run_repeats_itself() {
 }
 
 #[test]
+fn the_state_of_a_deterministic_run_is_the_same_every_time() {
+    let scratch = Scratch::new("state");
+    let program = Program::new().print("once\n").rtas("power-off", &[0, 0]).spin();
+    let states: Vec<String> = (0..2)
+        .map(|index| {
+            let path = scratch.path(&format!("state{index}"));
+            let output = run(&program, &format!("state{index}"), &["--deterministic", "--dump-state", path.to_str().unwrap()]);
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            std::fs::read_to_string(path).unwrap()
+        })
+        .collect();
+    assert_eq!(states[0], states[1]);
+    for part in ["cpu0 instructions ", "\npc 00000000000", "\nr28 ", "\nmemory "] {
+        assert!(states[0].contains(part), "{part} in\n{}", states[0]);
+    }
+    let other = scratch.path("other");
+    run(
+        &Program::new().print("two!\n").rtas("power-off", &[0, 0]).spin(),
+        "other",
+        &["--deterministic", "--dump-state", other.to_str().unwrap()],
+    );
+    assert_ne!(std::fs::read_to_string(other).unwrap(), states[0], "another program leaves another state");
+}
+
+#[test]
+fn a_trace_shows_what_was_asked_for() {
+    let program = Program::new().print("x").hypercall("H_CPPR", &[0xff]).rtas("power-off", &[0, 0]).spin();
+    let lines = |list: &str| {
+        let output = run(&program, &format!("trace{}", list.len()), &["--trace", list]);
+        assert_eq!(output.status.code(), Some(0), "{list}: {}", stderr(&output));
+        stderr(&output)
+    };
+    let all = lines("insn,hcall,rtas");
+    assert!(all.contains("cpu0 0000000000010000 3c600000  addis r3,0,0"), "{all}");
+    assert!(all.contains("cpu0 H_CPPR(0xff ") && all.contains("cpu0 rtas power-off(0x0 0x0) = 0x0"), "{all}");
+    let some = lines("insn,pc=0x10010-0x10018");
+    assert_eq!(some.lines().count(), 2, "{some}");
+    assert!(lines("insn,after=8,pc=0x10000-0x10024").lines().count() == 1);
+    assert_eq!(lines("insn,hcall,rtas,cpu=3"), "");
+    assert_eq!(lines("insn,user"), "");
+}
+
+#[test]
+fn help_teaches() {
+    let output = Command::new(vmm()).args(["run", "--help"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for part in ["Exit status:", "Ctrl-A x", "Examples:", "--deterministic", "pc=FROM-TO", "--dump-dts"] {
+        assert!(stdout(&output).contains(part), "{part} in\n{}", stdout(&output));
+    }
+    let nothing = Command::new(vmm()).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(1));
+}
+
+#[test]
 fn the_tree_is_dumped_in_both_forms() {
     let scratch = Scratch::new("dump");
     let (dtb, dts) = (scratch.path("tree.dtb"), scratch.path("tree.dts"));
@@ -90,6 +152,9 @@ fn what_cannot_be_is_one_line_that_names_it() {
     let good = scratch.program(&Program::new().spin());
     let cut = scratch.path("cut.elf");
     std::fs::write(&cut, &std::fs::read(&good).unwrap()[..100]).unwrap();
+    // Longer than the memory it is to go to.
+    let large = scratch.path("large.cpio");
+    std::fs::File::create(&large).unwrap().set_len(32 << 20).unwrap();
     let cases: &[(&[&str], &str)] = &[
         (&["--kernel", "/nonexistent/vmlinux"], "/nonexistent/vmlinux"),
         (&["--kernel", "/proc/self/exe"], "x86_64"),
@@ -104,6 +169,17 @@ fn what_cannot_be_is_one_line_that_names_it() {
         (&["--kernel", &good, "--deterministic", "--cpus", "2"], "one CPU"),
         (&["--kernel", &good, "--share", "/etc/passwd"], "/etc/passwd"),
         (&["--kernel", &good, "--load-address", "0x10000"], "position-independent"),
+        (&["--kernel", &good, "--memory", "lots"], "lots"),
+        (&["--kernel", &good, "--memory", "99999999999G"], "too large"),
+        (&["--kernel", &good, "--cpus", "many"], "many"),
+        (&["--kernel", &good, "--threads", "3"], "1, 2, 4 and 8"),
+        (&["--kernel", &good, "--console", "printer"], "stdio, null or file=PATH"),
+        (&["--kernel", &good, "--trace", "everything"], "everything"),
+        (&["--kernel", &good, "--colour", "red"], "--colour"),
+        (&["--kernel", &good, "--dump-dtb", "/nonexistent/tree"], "/nonexistent/tree"),
+        (&["--kernel", &good, "--cmdline", LONG_CMDLINE], "2047"),
+        (&["--kernel", &good, "--memory", "16M", "--initrd", large.to_str().unwrap()], "initramfs"),
+        (&["--initrd", &good], "--kernel"),
     ];
     for (arguments, needle) in cases {
         if arguments[1] == "/proc/self/exe" && std::env::consts::ARCH != "x86_64" {

@@ -14,5 +14,5 @@ pub use ram::{CODE_PAGE_SIZE, CodePages, GuestRam, RamError};
 pub use regs::{EntryState, VcpuRegs};
 pub use vm::{
     BackendError, Capabilities, ClockMode, Exit, HypercallArgs, HypercallReply, InterruptMode, PageSizeEncoding,
-    SegmentPageSizes, Vcpu, VcpuHandle, VcpuStats, Vm, VmConfig,
+    SegmentPageSizes, Vcpu, VcpuHandle, VcpuStats, Vm, VmConfig, Woken,
 };

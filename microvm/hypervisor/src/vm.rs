@@ -181,6 +181,15 @@ pub enum BackendError {
     },
 }
 
+/// Why [`Vcpu::wait_for_prod`] came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// H_PROD.
+    Prodded,
+    /// [`VcpuHandle::kick`].
+    Kicked,
+}
+
 /// A partition: its hashed page table, its memory, its vCPUs.
 pub trait Vm: Send + Sync {
     /// What this backend offers for the configuration it was made with.
@@ -237,6 +246,12 @@ pub trait Vcpu: Send {
     /// [`BackendError::Protocol`] when no load is pending.
     fn complete_mmio_read(&mut self, data: [u8; 8]) -> Result<(), BackendError>;
 
+    /// Sleeps until H_PROD comes for this vCPU, which uses it up, or a kick. For H_JOIN, between a [`Exit::Hypercall`] and its answer. `None`:
+    /// the backend serves H_PROD where nobody else sees it.
+    fn wait_for_prod(&mut self) -> Option<Woken> {
+        None
+    }
+
     /// Registers, for dumps and tests.
     fn regs(&self) -> VcpuRegs;
 
@@ -255,6 +270,11 @@ pub trait VcpuHandle: Send + Sync {
     /// Makes [`Vcpu::run`] return [`Exit::Kicked`] soon: at once when ceded, at the next block boundary when running, and
     /// at the next call when not inside it (a kick is never lost).
     fn kick(&self);
+
+    /// True while an H_PROD waits for this vCPU to sleep or to wake.
+    fn prodded(&self) -> bool {
+        false
+    }
 
     /// Counters, readable at any time.
     fn stats(&self) -> VcpuStats;

@@ -18,6 +18,7 @@
 //! - Real mode is the virtual real mode area: all of memory, and a storage interrupt beyond it.
 #![deny(unsafe_code)]
 
+mod calls;
 mod clock;
 mod dump;
 pub mod exec;
@@ -29,5 +30,6 @@ mod trace;
 pub mod vector;
 mod vm;
 
-pub use trace::{TraceConfig, TraceWriter};
+pub use calls::SERVED as SERVED_HYPERCALLS;
+pub use trace::{Place, TraceConfig, TraceFilter, TraceWriter};
 pub use vm::{PVR, SoftVcpu, SoftVm};

@@ -1,10 +1,11 @@
 //! The backend: [`SoftVm`] and its vCPUs behind the hypervisor trait.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use paperboat_hypervisor::{
     BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, Vcpu, VcpuHandle, VcpuRegs, VcpuStats, Vm,
-    VmConfig,
+    VmConfig, Woken,
 };
 
 use crate::clock::TIMEBASE_HZ;
@@ -22,6 +23,9 @@ const CPU_VERSION: u32 = 0x0f00_0005;
 const MAX_VCPUS: u32 = 64;
 /// Sizes of the hashed page table (ISA 3.0B III 5.7.8.1).
 const HPT_ORDERS: std::ops::RangeInclusive<u32> = 18..=46;
+
+/// Longest sleep in one go; a bound on what a lost wake-up could cost.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// `ibm,pa-features` (LoPAR C.6.2): 66 attribute bytes, so that no byte keeps a guest's default. Zero is what is not offered:
 /// transactional memory (22), large decrementer (24), performance monitor (28, 42), event-based branches (34), radix (40),
@@ -211,6 +215,19 @@ impl Vcpu for SoftVcpu {
         Ok(())
     }
 
+    fn wait_for_prod(&mut self) -> Option<Woken> {
+        let (id, shared) = (self.id(), &self.engine.cpu.shared);
+        loop {
+            if shared.clear(id, attention::KICK) {
+                return Some(Woken::Kicked);
+            }
+            if shared.clear(id, attention::PROD) {
+                return Some(Woken::Prodded);
+            }
+            shared.sleep(id, attention::KICK | attention::PROD, LONGEST_SLEEP);
+        }
+    }
+
     fn regs(&self) -> VcpuRegs {
         let cpu = &self.engine.cpu;
         VcpuRegs {
@@ -276,6 +293,10 @@ impl VcpuHandle for Handle {
 
     fn kick(&self) {
         self.shared.raise(self.id, attention::KICK);
+    }
+
+    fn prodded(&self) -> bool {
+        self.shared.attention(self.id) & attention::PROD != 0
     }
 
     fn stats(&self) -> VcpuStats {

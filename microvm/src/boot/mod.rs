@@ -31,6 +31,8 @@ use crate::papr::phb::PciSlot;
 
 /// MSR\[SF\]: 64-bit mode.
 pub const MSR_SF: u64 = 1 << 63;
+/// MSR\[EE\]: external interrupts enabled.
+pub const MSR_EE: u64 = 1 << 15;
 /// MSR\[ME\]: machine checks enabled.
 pub const MSR_ME: u64 = 1 << 12;
 /// MSR\[LE\]: little-endian.

@@ -4,7 +4,7 @@
 use super::fdt::Writer;
 use super::layout::Layout;
 use crate::papr::phb::{self, PciSlot};
-use crate::papr::{rtas, vty, xics};
+use crate::papr::{nvram, rtas, vty, xics};
 use paperboat_hypervisor::Capabilities;
 
 /// Most vCPUs of a machine.
@@ -122,6 +122,11 @@ pub fn build_tree(input: &TreeInput<'_>) -> Vec<u8> {
     // Linux picks its preemption and polling heuristics by this node.
     fdt.begin_node("hypervisor");
     fdt.string("compatible", "linux,kvm");
+    fdt.end_node();
+
+    fdt.begin_node("nvram");
+    fdt.string("device_type", "nvram");
+    fdt.cell("#bytes", nvram::SIZE_BYTES);
     fdt.end_node();
 
     interrupt_controller(&mut fdt, input.topology);
@@ -379,6 +384,7 @@ mod tests {
             "linux,rtas-entry = <0x1100000>;",
             "ibm,set-xive = <0x",
             "power-off = <0x",
+            "device_type = \"nvram\";",
             "linux,initrd-start = <0x0 0x1000000>;",
             "/memreserve/ 0x1110000 0x2000;",
             "ibm,processor-segment-sizes = <0x1c 0x28 0xffffffff 0xffffffff>;",

@@ -11,16 +11,19 @@ use anyhow::{Context, Result};
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 use paperboat_hypervisor::ClockMode;
-use paperboat_microvm::backend::{BackendChoice, CpuTrace, create_vm};
+use paperboat_microvm::backend::{BackendChoice, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
 use paperboat_microvm::console::Console;
 use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
 use paperboat_microvm::jail;
 use paperboat_microvm::machine::{EndReason, Machine, MachineConfig};
 use paperboat_microvm::papr::trace::{Trace, TraceKinds};
+use paperboat_microvm::stats::final_state;
 use paperboat_microvm::virtio::net::{BindOptions, Nic, TunDevice};
 
+use crate::numbers::{Address, Size};
 use crate::terminal::{RawMode, forward_input};
+use crate::trace::{self, TraceChoice};
 
 /// The command line or a file is wrong.
 pub const EXIT_USAGE: u8 = 1;
@@ -44,10 +47,20 @@ Exit status: 0 the guest powered off; 1 wrong usage; 3 the guest rebooted; 4 the
 
 Keys with --console stdio: Ctrl-A x ends the machine, Ctrl-A Ctrl-A types Ctrl-A.
 
-Example:
-  paperboat-vmm run --kernel vmlinux --initrd initramfs.cpio --cmdline 'console=hvc0 quiet' --memory 512M";
+Examples:
+  A Linux kernel with an initramfs; the console is this terminal:
+    paperboat-vmm run --kernel vmlinux --initrd initramfs.cpio --cmdline 'console=hvc0 quiet' --memory 512M
+  The same run every time, its registers and memory compared afterwards:
+    paperboat-vmm run --kernel vmlinux --deterministic --bare --dump-state state.txt
+  A bare-metal program (r3 holds the device tree), every instruction and hypercall shown:
+    paperboat-vmm run --bare --kernel program.elf --trace insn,hcall
+  What the device tree says:
+    paperboat-vmm run --kernel vmlinux --dump-dts /dev/stdout --budget 0 --console null";
 
 /// Run one machine with its console here.
+///
+/// The machine is a PAPR partition without firmware: the kernel, a raw ELF vmlinux, is entered directly with a device tree
+/// in r3. Where the host is no POWER machine with KVM, a software POWER9 executes it.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct RunArguments {
@@ -106,50 +119,15 @@ pub struct RunArguments {
     /// Stop after this many guest instructions of a CPU.
     #[arg(long, value_name = "N")]
     budget: Option<u64>,
-    /// Print to standard error, comma-separated: hcall, rtas, mmio, exc (exceptions), insn (every instruction).
-    #[arg(long, default_value = "", value_name = "KINDS")]
+    /// Write every CPU's registers and a digest of guest memory when the machine is over.
+    #[arg(long, value_name = "FILE")]
+    dump_state: Option<String>,
+    /// Print events to standard error: hcall, rtas, mmio, exc, insn and filters.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "LIST", long_help = trace::HELP)]
     trace: TraceChoice,
     /// Print instructions, CPU time, exits and device counters at the end.
     #[arg(long)]
     stats: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Size(u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (digits, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
-            Some((at, _)) => text.split_at(at),
-            None => (text, ""),
-        };
-        let shift = match unit {
-            "" => 0,
-            "K" | "k" => 10,
-            "M" | "m" => 20,
-            "G" | "g" => 30,
-            _ => return Err(format!("unknown unit {unit:?}: K, M or G")),
-        };
-        let number: u64 = digits.parse().map_err(|_| "not a number".to_owned())?;
-        number.checked_mul(1 << shift).map(Self).ok_or_else(|| "too large".to_owned())
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Address(u64);
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = match text.strip_prefix("0x") {
-            Some(hex) => u64::from_str_radix(hex, 16),
-            None => text.parse(),
-        };
-        parsed.map(Self).map_err(|_| "not an address".to_owned())
-    }
 }
 
 #[derive(Clone)]
@@ -171,31 +149,6 @@ impl FromStr for ConsoleChoice {
                 _ => Err("must be stdio, null or file=PATH".to_owned()),
             },
         }
-    }
-}
-
-#[derive(Clone, Copy, Default)]
-struct TraceChoice {
-    machine: TraceKinds,
-    cpu: CpuTrace,
-}
-
-impl FromStr for TraceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut choice = Self::default();
-        for word in text.split(',').filter(|word| !word.is_empty()) {
-            match word {
-                "hcall" => choice.machine.hypercalls = true,
-                "rtas" => choice.machine.rtas = true,
-                "mmio" => choice.machine.mmio = true,
-                "exc" => choice.cpu.exceptions = true,
-                "insn" => choice.cpu.instructions = true,
-                _ => return Err(format!("unknown kind {word:?}: hcall, rtas, mmio, exc, insn")),
-            }
-        }
-        Ok(choice)
     }
 }
 
@@ -246,6 +199,9 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     }
     drop(raw);
     let code = report(&machine, &reason, stdio);
+    if let Some(path) = &arguments.dump_state {
+        std::fs::write(path, final_state(&machine)).with_context(|| format!("writing {path}"))?;
+    }
     if arguments.stats {
         eprint!("{}", machine.stats());
     }
@@ -274,7 +230,7 @@ fn build(arguments: &RunArguments) -> Result<Machine> {
         console: console(&arguments.console)?,
         trace: if traces { Trace::new(kinds, Box::new(std::io::stderr())) } else { Trace::default() },
     };
-    let (backend, cpu_trace) = (arguments.backend, arguments.trace.cpu);
+    let (backend, cpu_trace) = (arguments.backend, arguments.trace.cpu.clone());
     let make_vm = Box::new(move |config| create_vm(backend, config, cpu_trace));
     Ok(Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?)
 }

@@ -29,6 +29,15 @@ pub enum StartError {
     NotStopped,
 }
 
+/// What H_JOIN means for its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joined {
+    /// Every other vCPU that is not stopped has joined: this one goes on.
+    Last,
+    /// It sleeps until H_PROD.
+    Sleeps,
+}
+
 /// All vCPUs. Threads of stopped ones sleep here.
 pub struct Cpus {
     inner: Mutex<Inner>,
@@ -37,6 +46,7 @@ pub struct Cpus {
 
 struct Inner {
     states: Vec<CpuState>,
+    joined: Vec<bool>,
     closed: bool,
 }
 
@@ -44,7 +54,11 @@ impl Cpus {
     /// `count` stopped vCPUs.
     pub fn new(count: u32) -> Self {
         Self {
-            inner: Mutex::new(Inner { states: vec![CpuState::Stopped; count as usize], closed: false }),
+            inner: Mutex::new(Inner {
+                states: vec![CpuState::Stopped; count as usize],
+                joined: vec![false; count as usize],
+                closed: false,
+            }),
             changed: Condvar::new(),
         }
     }
@@ -96,6 +110,29 @@ impl Cpus {
         }
     }
 
+    /// H_JOIN of `id`. One that has joined but for whom `prodded` says that H_PROD came counts as awake.
+    pub fn join(&self, id: u32, prodded: impl Fn(u32) -> bool) -> Joined {
+        let mut inner = self.lock();
+        let asleep = |other: usize| {
+            let stopped = matches!(inner.states[other], CpuState::Stopped | CpuState::Stopping);
+            stopped || (inner.joined[other] && !prodded(other as u32))
+        };
+        if (0..inner.states.len()).all(|other| other == id as usize || asleep(other)) {
+            return Joined::Last;
+        }
+        if let Some(joined) = inner.joined.get_mut(id as usize) {
+            *joined = true;
+        }
+        Joined::Sleeps
+    }
+
+    /// `id` sleeps no longer in H_JOIN.
+    pub fn joined_no_more(&self, id: u32) {
+        if let Some(joined) = self.lock().joined.get_mut(id as usize) {
+            *joined = false;
+        }
+    }
+
     /// True when every vCPU but the first was started: nobody has to be released from the hold loop any more.
     pub fn all_started(&self) -> bool {
         self.lock().states.iter().all(|state| *state != CpuState::Stopped)
@@ -135,6 +172,22 @@ mod tests {
         assert_eq!(cpus.start(1, ENTRY), Err(StartError::NotStopped));
         cpus.stopping(1);
         assert_eq!(cpus.start(1, ENTRY), Err(StartError::NotStopped));
+    }
+
+    #[test]
+    fn the_last_to_join_goes_on() {
+        let cpus = Cpus::new(3);
+        for id in 0..2 {
+            cpus.start(id, ENTRY).unwrap();
+            cpus.wait_for_start(id).unwrap();
+        }
+        let nobody = |_: u32| false;
+        assert_eq!(cpus.join(1, nobody), Joined::Sleeps, "CPU 0 is awake, CPU 2 does not count");
+        assert_eq!(cpus.join(0, nobody), Joined::Last);
+        assert_eq!(cpus.join(0, |id| id == 1), Joined::Sleeps, "CPU 1 was prodded and is about to wake");
+        cpus.joined_no_more(0);
+        cpus.joined_no_more(1);
+        assert_eq!(cpus.join(0, nobody), Joined::Sleeps);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use paperboat_hypervisor::{BackendError, HypercallReply, InterruptMode};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::status::{H_BUSY, H_HARDWARE, H_P2, H_P3, H_P4, H_PARAMETER, H_SUCCESS, H_UNSUPPORTED_FLAG};
+use super::status::{H_AUTHORITY, H_BUSY, H_HARDWARE, H_P2, H_P3, H_P4, H_PARAMETER, H_SUCCESS, H_UNSUPPORTED_FLAG};
 use super::tce::{TCE_PAGE_SIZE, TCES_PER_CALL_MAX, TceError};
 use super::vty::CHARS_MAX;
 use super::{Action, Call, Outcome, rtas};
@@ -35,6 +35,7 @@ macro_rules! hypercalls {
 hypercalls! {
     0x1c   H_GET_TCE                  "Translation Control Entry Access" get_tce;
     0x20   H_PUT_TCE                  "Translation Control Entry Access" put_tce;
+    0x24   H_SET_SPRG0                "Processor Register Access"  set_sprg0;
     0x3c   H_LOGICAL_CI_LOAD          "Debugger Support" logical_ci_load;
     0x40   H_LOGICAL_CI_STORE         "Debugger Support" logical_ci_store;
     0x54   H_GET_TERM_CHAR            "Virtual Terminal Support" get_term_char;
@@ -48,8 +49,11 @@ hypercalls! {
     0x138  H_STUFF_TCE                "Translation Control Entry Access" stuff_tce;
     0x13c  H_PUT_TCE_INDIRECT         "Translation Control Entry Access" put_tce_indirect;
     0x1c8  H_GET_CPU_CHARACTERISTICS  "Logical Partitioning" cpu_characteristics;
+    0x298  H_JOIN                     "Thread Join Option"  join;
     0x2ec  H_HOME_NODE_ASSOCIATIVITY  "Virtual Processor Home Node"  home_node_associativity;
     0x31c  H_SET_MODE                 "Processor Register Access"  set_mode;
+    0x36c  H_RESIZE_HPT_PREPARE       "Page Frame Table Access" resize_hpt;
+    0x370  H_RESIZE_HPT_COMMIT        "Page Frame Table Access" resize_hpt;
     0x37c  H_REGISTER_PROC_TBL        "Page Frame Table Access" register_process_table;
     0x380  H_SIGNAL_SYS_RESET         "Logical Partitioning"  signal_sys_reset;
     0xf000 H_RTAS                     "boot::RTAS_BLOB"  rtas::hypercall;
@@ -252,6 +256,29 @@ fn register_process_table(call: &Call<'_>) -> Outcome {
     let flags = call.args[0];
     let known = flags & !(OPERATION | TRANSLATION | TRANSLATION_SHOOTDOWN) == 0;
     if !known || flags & OPERATION == NEW || flags & TRANSLATION != 0 { H_PARAMETER.into() } else { H_SUCCESS.into() }
+}
+
+/// The caller's SPRG0, for kernels that run with it out of reach.
+fn set_sprg0(call: &Call<'_>) -> Outcome {
+    Outcome { reply: HypercallReply::status(H_SUCCESS), action: Action::SetSprg0(call.args[0]) }
+}
+
+/// The thread answers: it knows MSR\[EE\] and can sleep.
+fn join(_: &Call<'_>) -> Outcome {
+    Outcome { reply: HypercallReply::status(H_SUCCESS), action: Action::Join }
+}
+
+/// The page table was made for all the memory this machine will ever have; a partition may not resize it, and the tree does
+/// not offer it (no `hcall-hpt-resize`). Sizes that cannot be are told apart from the refusal.
+fn resize_hpt(call: &Call<'_>) -> Outcome {
+    let [flags, order, ..] = *call.args;
+    if flags != 0 {
+        return H_PARAMETER.into();
+    }
+    if order != 0 && !(18..=46).contains(&order) {
+        return H_P2.into();
+    }
+    H_AUTHORITY.into()
 }
 
 fn signal_sys_reset(call: &Call<'_>) -> Outcome {

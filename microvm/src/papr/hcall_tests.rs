@@ -125,6 +125,26 @@ fn system_resets_name_their_targets() {
 }
 
 #[test]
+fn the_page_table_keeps_its_size() {
+    let (platform, _) = platform(1);
+    for nr in [0x36c, 0x370] {
+        assert_eq!(call(&platform, nr, &[0, 24]).status, H_AUTHORITY);
+        assert_eq!(call(&platform, nr, &[0, 0]).status, H_AUTHORITY);
+        assert_eq!(call(&platform, nr, &[1, 24]).status, H_PARAMETER);
+        assert_eq!(call(&platform, nr, &[0, 17]).status, H_P2);
+        assert_eq!(call(&platform, nr, &[0, u64::MAX]).status, H_P2);
+    }
+}
+
+#[test]
+fn what_only_the_thread_can_do_is_asked_of_it() {
+    let (platform, _) = platform(1);
+    let action = |nr: u64, first: u64| platform.hypercall(0, nr, &[first, 0, 0, 0, 0, 0, 0, 0, 0]).action;
+    assert_eq!(action(0x24, 0x1234), Action::SetSprg0(0x1234));
+    assert_eq!(action(0x298, 0), Action::Join);
+}
+
+#[test]
 fn cache_inhibited_accesses_stay_in_the_windows() {
     let (platform, _) = platform(1);
     let window = phb::WINDOWS[2].real_base;
@@ -159,7 +179,7 @@ fn random_arguments_get_codes() {
             }
             let cpu = random.below(2) as u32;
             let outcome = platform.hypercall(cpu, row.token, &args);
-            let known = [H_SUCCESS, H_BUSY, H_PARAMETER, H_P2, H_P3, H_P4, H_UNSUPPORTED_FLAG];
+            let known = [H_SUCCESS, H_BUSY, H_PARAMETER, H_AUTHORITY, H_P2, H_P3, H_P4, H_UNSUPPORTED_FLAG];
             assert!(known.contains(&outcome.reply.status), "seed {seed}: {} = {}", row.name, outcome.reply.status);
             assert!(outcome.reply.count <= 9);
         }

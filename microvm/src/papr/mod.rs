@@ -7,6 +7,7 @@
 pub mod calendar;
 pub mod cpus;
 pub mod hcall;
+pub mod nvram;
 pub mod phb;
 pub mod rtas;
 pub mod tce;
@@ -26,6 +27,7 @@ use crate::console::Console;
 use crate::pci::PciFunction;
 use calendar::PartitionClock;
 use cpus::Cpus;
+use nvram::Nvram;
 use phb::{Phb, PhbError};
 use tce::TceTables;
 use trace::Trace;
@@ -38,12 +40,18 @@ pub mod status {
     pub const H_SUCCESS: i64 = 0;
     /// Try again later.
     pub const H_BUSY: i64 = 1;
+    /// H_JOIN: every other vCPU has joined, the caller goes on.
+    pub const H_CONTINUE: i64 = 18;
     /// The hardware, or the machine, failed.
     pub const H_HARDWARE: i64 = -1;
     /// No such hypercall.
     pub const H_FUNCTION: i64 = -2;
     /// A parameter is out of range.
     pub const H_PARAMETER: i64 = -4;
+    /// The processor is in a state in which the call is not allowed.
+    pub const H_BAD_MODE: i64 = -5;
+    /// The partition is not allowed to.
+    pub const H_AUTHORITY: i64 = -10;
     /// Parameter 2 is out of range.
     pub const H_P2: i64 = -55;
     /// Parameter 3 is out of range.
@@ -77,6 +85,10 @@ pub enum Action {
     End(GuestEnd),
     /// A system reset interrupt for these vCPUs (H_SIGNAL_SYS_RESET).
     SystemReset(Vec<u32>),
+    /// H_SET_SPRG0: the vCPU's register.
+    SetSprg0(u64),
+    /// H_JOIN: the thread finds the answer, and sleeps until H_PROD if another vCPU is still awake.
+    Join,
 }
 
 /// The answer to a hypercall.
@@ -175,7 +187,8 @@ pub struct Platform {
     pub clock: PartitionClock,
     /// What is printed of the guest's calls.
     pub trace: Trace,
-    pub(crate) nvram: Mutex<Vec<u8>>,
+    /// Non-volatile memory.
+    pub nvram: Nvram,
     counters: Vec<CallCounters>,
     unknown: Mutex<BTreeSet<u64>>,
 }
@@ -199,7 +212,7 @@ impl Platform {
             cpus: Cpus::new(parts.vcpus),
             clock: parts.clock,
             trace: parts.trace,
-            nvram: Mutex::default(),
+            nvram: Nvram::default(),
             counters: (0..parts.vcpus).map(|_| CallCounters::new()).collect(),
             unknown: Mutex::default(),
         })

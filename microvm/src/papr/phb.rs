@@ -148,7 +148,10 @@ impl Phb {
         if functions.len() > FUNCTIONS_MAX {
             return Err(PhbError::TooMany { count: functions.len() });
         }
-        tce.add(LIOBN, DMA_WINDOW_BYTES);
+        // No function, no bridge in the tree, no window.
+        if !functions.is_empty() {
+            tce.add(LIOBN, DMA_WINDOW_BYTES);
+        }
         let mut next = [0, WINDOWS[1].bus_base, WINDOWS[2].bus_base];
         let mut slots = Vec::with_capacity(functions.len());
         for (device, function) in functions.into_iter().enumerate() {

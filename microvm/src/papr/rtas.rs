@@ -10,6 +10,7 @@ use paperboat_hypervisor::EntryState;
 
 use super::calendar::DateTime;
 use super::cpus::CpuState;
+use super::nvram;
 use super::phb::{self, BadPciCall, ConfigAccess};
 use super::status::{H_PARAMETER, H_SUCCESS};
 use super::xics::NoSuch;
@@ -24,9 +25,6 @@ const WORDS_MAX: usize = 16;
 
 /// Longest panic text that is taken from the guest, in bytes.
 const PANIC_TEXT_MAX: usize = 2048;
-
-/// Size of the non-volatile memory in bytes; it lives as long as the machine.
-const NVRAM_SIZE: usize = 0x1_0000;
 
 /// Status words (LoPAR table 7.2).
 const SUCCESS: i32 = 0;
@@ -174,24 +172,17 @@ fn dispatch(request: &mut Request<'_>, token: u32, nargs: u32, nrets: u32) -> i3
 }
 
 fn nvram_range(request: &Request<'_>) -> Option<std::ops::Range<usize>> {
-    let (offset, length) = (request.args[0] as usize, request.args[2] as usize);
-    let end = offset.checked_add(length).filter(|end| *end <= NVRAM_SIZE)?;
-    Some(offset..end)
+    nvram::range(request.args[0], request.args[2])
 }
 
 fn nvram_fetch(request: &mut Request<'_>) -> i32 {
     let Some(range) = nvram_range(request) else { return PARAMETER_ERROR };
-    let nvram = request.platform.nvram.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    // Made with the first store; until then it reads as zeros.
-    let mut bytes = vec![0; range.len()];
-    if let Some(stored) = nvram.get(range.clone()) {
-        bytes.copy_from_slice(stored);
-    }
+    let bytes = request.platform.nvram.fetch(range);
     let buffer = GuestAddress(request.args[1].into());
     if request.platform.ram.memory().write_slice(&bytes, buffer).is_err() {
         return PARAMETER_ERROR;
     }
-    request.rets[1] = range.len() as u32;
+    request.rets[1] = bytes.len() as u32;
     SUCCESS
 }
 
@@ -202,10 +193,8 @@ fn nvram_store(request: &mut Request<'_>) -> i32 {
     if request.platform.ram.memory().read_slice(&mut bytes, buffer).is_err() {
         return PARAMETER_ERROR;
     }
-    let mut nvram = request.platform.nvram.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    nvram.resize(NVRAM_SIZE, 0);
-    nvram[range.clone()].copy_from_slice(&bytes);
-    request.rets[1] = range.len() as u32;
+    request.platform.nvram.store(range.start, &bytes);
+    request.rets[1] = bytes.len() as u32;
     SUCCESS
 }
 

@@ -150,12 +150,12 @@ fn time_and_nvram_keep_what_was_stored() {
     assert_eq!(call(&platform, "set-time-of-day", &[2030, 13, 6, 7, 8, 9, 10], 1).0, PARAMETER_ERROR);
     platform.ram.memory().write_slice(b"nonvolatile", GuestAddress(0x100)).unwrap();
     assert_eq!(call(&platform, "nvram-fetch", &[0, 0x300, 4], 2), (SUCCESS, vec![4], Action::None));
-    assert_eq!(call(&platform, "nvram-store", &[0xfff0, 0x100, 11], 2), (SUCCESS, vec![11], Action::None));
-    assert_eq!(call(&platform, "nvram-fetch", &[0xfff0, 0x200, 11], 2).0, SUCCESS);
+    assert_eq!(call(&platform, "nvram-store", &[0x3ff0, 0x100, 11], 2), (SUCCESS, vec![11], Action::None));
+    assert_eq!(call(&platform, "nvram-fetch", &[0x3ff0, 0x200, 11], 2).0, SUCCESS);
     let mut bytes = [0; 11];
     platform.ram.memory().read_slice(&mut bytes, GuestAddress(0x200)).unwrap();
     assert_eq!(&bytes, b"nonvolatile");
-    for bad in [[0xfff0, 0x100, 17], [u32::MAX, 0x100, u32::MAX], [0, u32::MAX, 16]] {
+    for bad in [[0x3ff0, 0x100, 17], [u32::MAX, 0x100, u32::MAX], [0, u32::MAX, 16]] {
         assert_eq!(call(&platform, "nvram-store", &bad, 2).0, PARAMETER_ERROR);
         assert_eq!(call(&platform, "nvram-fetch", &bad, 2).0, PARAMETER_ERROR);
     }

@@ -16,6 +16,8 @@ pub struct TraceKinds {
     pub rtas: bool,
     /// MMIO.
     pub mmio: bool,
+    /// Only those of this vCPU.
+    pub cpu: Option<u32>,
 }
 
 /// The printer.
@@ -36,35 +38,38 @@ impl Trace {
         if self.kinds.hypercalls {
             let reply = &outcome.reply;
             let outputs = &reply.outputs[..reply.count.min(reply.outputs.len())];
-            self.line(&format!("cpu{cpu} {name}({}) = {} {}", hex(&args[..4]), reply.status, hex(outputs)));
+            self.line(cpu, &format!("{name}({}) = {} {}", hex(&args[..4]), reply.status, hex(outputs)));
         }
     }
 
     /// A hypercall that no table has.
     pub fn unknown_hypercall(&self, cpu: u32, nr: u64, args: &HypercallArgs) {
         if self.kinds.hypercalls {
-            self.line(&format!("cpu{cpu} unknown hypercall {nr:#x}({})", hex(&args[..4])));
+            self.line(cpu, &format!("unknown hypercall {nr:#x}({})", hex(&args[..4])));
         }
     }
 
     /// An RTAS call with its answer.
     pub fn rtas(&self, cpu: u32, name: &str, args: &[u32], rets: &[u32]) {
         if self.kinds.rtas {
-            self.line(&format!("cpu{cpu} rtas {name}({}) = {}", hex(args), hex(rets)));
+            self.line(cpu, &format!("rtas {name}({}) = {}", hex(args), hex(rets)));
         }
     }
 
     /// A load or store outside RAM.
     pub fn mmio(&self, cpu: u32, what: &str, addr: u64, data: &[u8]) {
         if self.kinds.mmio {
-            self.line(&format!("cpu{cpu} mmio {what} {addr:#x} [{}]", hex(data)));
+            self.line(cpu, &format!("mmio {what} {addr:#x} [{}]", hex(data)));
         }
     }
 
-    fn line(&self, text: &str) {
+    fn line(&self, cpu: u32, text: &str) {
+        if self.kinds.cpu.is_some_and(|only| only != cpu) {
+            return;
+        }
         if let Some(Ok(mut sink)) = self.sink.as_ref().map(Mutex::lock) {
             // A trace nobody reads any more is no reason to stop the guest.
-            let _ = writeln!(sink, "{text}");
+            let _ = writeln!(sink, "cpu{cpu} {text}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Interrupts (ISA 3.0B III 6): vectors, SRR0, SRR1, and the new MSR.
 
 use super::{Cpu, Stop, msr, sprn};
+use crate::trace::Place;
 
 /// SRR1 bits of the program interrupt (III 6.5.9).
 pub mod program {
@@ -156,7 +157,8 @@ impl Cpu {
             _ => {}
         }
         if let Some(trace) = &mut self.trace {
-            trace.interrupt(interrupt, return_to, old, self.spr[sprn::DAR]);
+            let at = Place { pc: return_to, msr: old, instructions: self.instructions };
+            trace.interrupt(at, interrupt, self.spr[sprn::DAR]);
         }
         self.interrupts += 1;
         self.shared.count_interrupt(self.id);

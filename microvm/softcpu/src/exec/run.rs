@@ -9,6 +9,7 @@ use crate::dump;
 use crate::mmu::Fault;
 use crate::shared::{Forget, attention};
 use crate::table::{Insn, Op, decode};
+use crate::trace::Place;
 
 use super::block::{CodeCache, MAX_BLOCK};
 use super::hcall::{self, Outcome};
@@ -87,9 +88,6 @@ impl Engine {
         shared.yielded(id, false);
         shared.publish_instructions(id, self.cpu.instructions);
         shared.leave_guest(id);
-        if let Some(trace) = &mut self.cpu.trace {
-            trace.exit(&exit);
-        }
         exit
     }
 
@@ -344,7 +342,8 @@ impl Engine {
         self.cpu.npc = self.cpu.truncate(pc.wrapping_add(4));
         let (before, breakpoint) = (self.cpu.st.msr, self.breakpoint_at(pc));
         if let Some(trace) = &mut self.cpu.trace {
-            trace.instruction(&self.cpu.st, insn);
+            let at = Place { pc, msr: self.cpu.st.msr, instructions: self.cpu.instructions };
+            trace.instruction(at, insn);
         }
         let op = decode(insn).ok_or_else(program::illegal)?;
         self.cpu.storage.rewind_served();
@@ -428,7 +427,8 @@ impl Engine {
         cpu.instructions += 1;
         let (nr, args) = hypercall_args(&cpu.st);
         if let Some(trace) = &mut cpu.trace {
-            trace.hypercall(cpu.st.pc, nr, &args);
+            let at = Place { pc: cpu.st.pc.wrapping_sub(4), msr: cpu.st.msr, instructions: cpu.instructions };
+            trace.hypercall(at, nr, &args);
         }
         let code = &mut self.code;
         match hcall::serve(cpu, nr, &args, |cpu, list| spread(cpu, code, list)) {
@@ -442,6 +442,9 @@ impl Engine {
             Outcome::Cede => {
                 cpu.shared.count_hypercall(cpu.id);
                 cpu.shared.count_cede(cpu.id);
+                if let Some(trace) = &mut cpu.trace {
+                    trace.reply(cpu.st.gpr[3]);
+                }
                 self.ceded = true;
                 None
             }
