@@ -270,7 +270,7 @@ fn write_configuration(products: &Products, directory: &Path, setup: &Setup) -> 
     // What a test sets takes the place of what is set here.
     let ours = [
         ("kernel", products.kernel.display().to_string()),
-        ("initrd", products.initramfs.display().to_string()),
+        ("initramfs", products.initramfs.display().to_string()),
         ("state_dir", directory.join("p").display().to_string()),
     ];
     let mut text = more.clone();

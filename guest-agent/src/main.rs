@@ -8,6 +8,7 @@
 mod boot;
 mod cgroup;
 mod container;
+mod debug;
 mod helper;
 mod log;
 mod names;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use paperboat_protocol::agent_ttrpc::create_agent;
+use paperboat_protocol::debug::DEBUG_PORT;
 use paperboat_protocol::{AGENT_PORT, READY_MESSAGE, READY_PORT, SHARE_MOUNT, STREAM_PORT};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -133,13 +135,17 @@ fn serve(surroundings: Surroundings) -> Result<(), AgentFailure> {
         let reaper = Reaper::default();
         reaper.spawn().map_err(failed("watching for children"))?;
         let streams = Streams::default();
+        let transport = surroundings.transport;
         let (shutdown, mut asked_to_shut_down) = mpsc::channel(1);
+        if surroundings.owns_machine && debug::wanted() {
+            let listener = transport.listen(DEBUG_PORT).map_err(failed("debug port"))?;
+            tokio::spawn(debug::serve(listener, reaper.clone(), surroundings.share.clone()));
+        }
         let service = Service {
             containers: Containers::new(surroundings.share, surroundings.directory, reaper, streams.clone()),
             owns_machine: surroundings.owns_machine,
             shutdown,
         };
-        let transport = surroundings.transport;
         let stream_listener = transport.listen(STREAM_PORT).map_err(failed("stream port"))?;
         let agent_listener = transport.listen(AGENT_PORT).map_err(failed("agent port"))?;
         tokio::spawn(streams.serve(stream_listener));

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// What is kept in memory, in bytes: the boot messages of a verbose kernel.
 pub const TAIL_BYTES_MAX: usize = 256 << 10;
 
-/// Largest console file in bytes: a guest that prints for ever fills no disk.
+/// Largest console file in bytes unless another limit is given: a guest that prints for ever fills no disk.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Unwritten bytes for a slow terminal before the guest has to wait.
@@ -33,7 +33,7 @@ const FILE_FULL: &[u8] = b"\n[the console file is full; later output is in memor
 /// Where output goes besides memory.
 enum Sink {
     None,
-    File { file: File, written: u64 },
+    File { file: File, written: u64, limit: u64 },
     Backlog,
 }
 
@@ -62,9 +62,9 @@ impl Console {
         Self::with(Sink::None)
     }
 
-    /// Also written to `file`, at most [`FILE_BYTES_MAX`].
-    pub fn to_file(file: File) -> Self {
-        Self::with(Sink::File { file, written: 0 })
+    /// Also written to `file`, at most `limit` bytes, [`FILE_BYTES_MAX`] for want of a better.
+    pub fn to_file(file: File, limit: u64) -> Self {
+        Self::with(Sink::File { file, written: 0, limit })
     }
 
     /// Also written to `output`, a terminal or a pipe, by a thread of its own.
@@ -94,14 +94,14 @@ impl Console {
             state.backlog.extend(bytes);
             self.shared.changed.notify_all();
         }
-        if let Sink::File { file, written } = &mut state.sink {
-            let room = FILE_BYTES_MAX.saturating_sub(*written);
+        if let Sink::File { file, written, limit } = &mut state.sink {
+            let room = limit.saturating_sub(*written);
             if room > 0 {
                 let part = &bytes[..bytes.len().min(room as usize)];
                 *written += part.len() as u64;
                 // A full disk must not stop the guest; the tail in memory goes on.
                 let _ = file.write_all(part);
-                if *written == FILE_BYTES_MAX {
+                if *written == *limit {
                     let _ = file.write_all(FILE_FULL);
                 }
             }
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_file_takes_no_more_than_its_limit() {
         let path = std::env::temp_dir().join(format!("console-test-{}", std::process::id()));
-        let console = Console::to_file(File::create(&path).unwrap());
+        let console = Console::to_file(File::create(&path).unwrap(), FILE_BYTES_MAX);
         let block = vec![b'x'; 1 << 20];
         for _ in 0..20 {
             assert!(console.write(&block));

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use paperboat_hypervisor::ClockMode;
@@ -16,12 +17,13 @@ use ttrpc::asynchronous::TtrpcContext;
 
 use crate::backend::{BackendChoice, CpuTrace, create_vm};
 use crate::boot::{BootFile, BootSource, Topology};
-use crate::console::Console;
+use crate::console::{Console, FILE_BYTES_MAX};
 use crate::devices::{DEFAULT_CID, DeviceConfig, VsockConfig, device_error};
 use crate::jail::{self, JailError};
 use crate::machine::{EndReason, Machine, MachineConfig, MachineError, Status};
 use crate::papr::trace::Trace;
 use crate::stats::MachineStats;
+use crate::virtio::fs::{FsError, ShareOptions};
 use crate::virtio::net::{BindOptions, NetError, Nic, TunDevice};
 
 /// Console lines in the answer of `Wait`.
@@ -44,6 +46,8 @@ enum StartError {
     Machine(#[from] MachineError),
     #[error(transparent)]
     Jail(#[from] JailError),
+    #[error(transparent)]
+    Share(#[from] FsError),
 }
 
 /// Where the service stands.
@@ -203,7 +207,11 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
         "" => Console::in_memory(),
         path => {
             let file = File::options().create(true).append(true).open(path);
-            Console::to_file(file.map_err(|source| StartError::Console { path: path.to_owned(), source })?)
+            let file = file.map_err(|source| StartError::Console { path: path.to_owned(), source })?;
+            match request.console_max_bytes {
+                0 => Console::to_file(file, FILE_BYTES_MAX),
+                limit => Console::to_file(file, limit),
+            }
         }
     };
     let share = match request.share_path.as_str() {
@@ -218,7 +226,15 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
         }
     };
     let network = Network::new(&request)?;
-    let devices = DeviceConfig { share, vsock, nics: network.nics.clone(), helpers: true };
+    let share_options = match request.share_options.into_option() {
+        None => ShareOptions::default(),
+        Some(options) => ShareOptions {
+            cache: options.cache.parse()?,
+            remember: Duration::from_millis(options.cache_ms),
+            xattr: options.xattr,
+        },
+    };
+    let devices = DeviceConfig { share, share_options, vsock, nics: network.nics.clone(), helpers: true };
     let config = MachineConfig {
         source: BootSource { kernel, initrd, cmdline: request.cmdline, load_address: None },
         topology: Topology::new(request.vcpus, 1).map_err(MachineError::from)?,
@@ -395,6 +411,8 @@ fn stats(stats: &MachineStats) -> api::StatsResponse {
         instructions: vcpu.instructions.unwrap_or(0),
         exits: named(&vcpu.exits),
         hypercalls: named(&vcpu.hypercalls),
+        interrupts: named(&vcpu.interrupts),
+        cedes: vcpu.cedes,
         ..Default::default()
     });
     let devices = stats.devices.iter().map(|counter| (format!("{}.{}", counter.device, counter.counter), counter.value));

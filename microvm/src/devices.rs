@@ -27,6 +27,8 @@ pub const DEFAULT_CID: u64 = 3;
 pub struct DeviceConfig {
     /// Directory shared with the guest, open as a path.
     pub share: Option<OwnedFd>,
+    /// How the guest may remember the share.
+    pub share_options: virtio::fs::ShareOptions,
     /// Host socket and context id of vsock.
     pub vsock: Option<VsockConfig>,
     /// Network slots, in order.
@@ -79,7 +81,8 @@ impl DeviceConfig {
             Ok::<(), MachineError>(())
         };
         if let Some(root) = self.share {
-            let device = virtio::fs::FsDevice::new(SHARE_TAG, root).map_err(|error| device_error("fs", error))?;
+            let device =
+                virtio::fs::FsDevice::new(SHARE_TAG, root, &self.share_options).map_err(|error| device_error("fs", error))?;
             add("fs", Box::new(device))?;
         }
         if let Some(vsock) = self.vsock {

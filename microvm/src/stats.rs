@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use paperboat_hypervisor::{Exit, GuestRam, VcpuRegs, VcpuStats};
+use paperboat_hypervisor::{Exit, GuestRam, INTERRUPT_KINDS, VcpuRegs, VcpuStats};
 
 use crate::machine::Machine;
 
@@ -51,8 +51,8 @@ pub struct VcpuReport {
     pub exits: BTreeMap<&'static str, u64>,
     /// Hypercalls and RTAS calls by name; those served in the backend under `inside`.
     pub hypercalls: BTreeMap<&'static str, u64>,
-    /// Interrupts delivered.
-    pub interrupts: u64,
+    /// Interrupts and faults delivered to the guest, by kind.
+    pub interrupts: BTreeMap<&'static str, u64>,
     /// Times it ceded.
     pub cedes: u64,
 }
@@ -62,7 +62,8 @@ impl VcpuReport {
         let mut hypercalls: BTreeMap<_, _> = hypercalls.into_iter().collect();
         hypercalls.insert("inside", stats.hypercalls_inside);
         let exits = counters.by_kind();
-        Self { id, instructions: stats.instructions, exits, hypercalls, interrupts: stats.interrupts, cedes: stats.cedes }
+        let interrupts = INTERRUPT_KINDS.into_iter().zip(stats.interrupts).filter(|(_, count)| *count > 0).collect();
+        Self { id, instructions: stats.instructions, exits, hypercalls, interrupts, cedes: stats.cedes }
     }
 }
 
@@ -113,8 +114,8 @@ impl std::fmt::Display for MachineStats {
         writeln!(f, "cpu time {:.3} s", self.cpu_time.as_secs_f64())?;
         writeln!(f, "guest memory resident {} KiB", self.memory_resident_bytes >> 10)?;
         for vcpu in &self.vcpus {
-            write!(f, "vcpu{}: interrupts {}, cedes {}", vcpu.id, vcpu.interrupts, vcpu.cedes)?;
-            for (name, count) in vcpu.exits.iter().chain(&vcpu.hypercalls) {
+            write!(f, "vcpu{}: interrupts {}, cedes {}", vcpu.id, vcpu.interrupts.values().sum::<u64>(), vcpu.cedes)?;
+            for (name, count) in vcpu.interrupts.iter().chain(&vcpu.exits).chain(&vcpu.hypercalls) {
                 write!(f, ", {name} {count}")?;
             }
             writeln!(f)?;

@@ -57,7 +57,7 @@ pub enum AgentError {
     #[error("/dev/urandom: {0}")]
     Entropy(#[source] std::io::Error),
     /// The agent speaks another protocol.
-    #[error("the agent speaks protocol {theirs}, this shim {PROTOCOL_VERSION}: shim and initrd are of different releases")]
+    #[error("the agent speaks protocol {theirs}, this shim {PROTOCOL_VERSION}: shim and initramfs are of different releases")]
     Version {
         /// Its version.
         theirs: u32,

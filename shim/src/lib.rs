@@ -26,6 +26,7 @@ pub mod events;
 pub mod logging;
 pub mod machine;
 pub mod metrics;
+pub mod note;
 pub mod paths;
 pub mod pod;
 pub mod rootfs;

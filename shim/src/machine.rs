@@ -14,9 +14,11 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
+use paperboat_protocol::debug::DEBUG_PARAMETER;
 use paperboat_protocol::machine::ended_response::Reason;
-use paperboat_protocol::machine::{Empty, EndedResponse, StartRequest, StatsResponse};
+use paperboat_protocol::machine::{Empty, EndedResponse, ShareOptions, StartRequest, StatsResponse};
 use paperboat_protocol::machine_ttrpc::MachineClient;
+use protobuf::MessageField;
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 use ttrpc::r#async::Client;
@@ -24,7 +26,7 @@ use ttrpc::context;
 
 use crate::cgroup;
 use crate::cleanup;
-use crate::config::Config;
+use crate::config::{Config, VirtioFs};
 use crate::paths::PodPaths;
 use crate::spec::NetworkNamespace;
 
@@ -162,7 +164,7 @@ impl Machine {
         cgroups_path: &str,
     ) -> Result<Self, MachineError> {
         let program = config.vmm_path();
-        for (what, path) in [("guest kernel", &config.kernel), ("guest initrd", &config.initrd), ("machine", &program)] {
+        for (what, path) in [("guest kernel", &config.kernel), ("guest initramfs", &config.initramfs), ("machine", &program)] {
             readable_file(path).map_err(|source| MachineError::File { what, path: path.clone(), source })?;
         }
         let spawn_error = |source| MachineError::Spawn { program: program.clone(), source };
@@ -213,7 +215,7 @@ impl Machine {
 
         let request = StartRequest {
             kernel_path: config.kernel.display().to_string(),
-            initrd_path: config.initrd.display().to_string(),
+            initrd_path: config.initramfs.display().to_string(),
             cmdline: command_line(config),
             vcpus: config.vcpus,
             memory_bytes: config.memory_mib << 20,
@@ -222,6 +224,8 @@ impl Machine {
             vsock_path: paths.vsock_socket().display().to_string(),
             guest_cid: GUEST_CID,
             console_path: paths.console_log().display().to_string(),
+            console_max_bytes: config.limits.console_kib << 10,
+            share_options: MessageField::some(share_options(config)),
             ..Default::default()
         };
         let refused = tokio::select! {
@@ -316,6 +320,11 @@ fn readable_file(path: &Path) -> std::io::Result<()> {
     if metadata.is_file() { Ok(()) } else { Err(std::io::Error::other("is not a file")) }
 }
 
+fn share_options(config: &Config) -> ShareOptions {
+    let VirtioFs { cache, cache_ms, xattr, .. } = &config.virtio_fs;
+    ShareOptions { cache: cache.as_str().into(), cache_ms: *cache_ms, xattr: *xattr, ..Default::default() }
+}
+
 /// Kernel parameters every guest gets.
 fn command_line(config: &Config) -> String {
     // panic=-1: a panic ends the machine at once (RTAS ibm,os-term or a reboot) instead of spinning on the host's CPU.
@@ -323,6 +332,10 @@ fn command_line(config: &Config) -> String {
     // nothing at all while less than 512 MiB is free.
     let mut line =
         format!("console=hvc0 loglevel={} panic=-1 page_reporting.page_reporting_order=2", config.guest_log_level.loglevel());
+    if config.debug_console {
+        line.push(' ');
+        line.push_str(DEBUG_PARAMETER);
+    }
     if !config.kernel_parameters.is_empty() {
         line.push(' ');
         line.push_str(&config.kernel_parameters);

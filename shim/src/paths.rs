@@ -8,6 +8,7 @@
 //!     files/                       containers/ID/{config.json,rootfs,mounts}, written by the host only
 //!     share/                       what the guest sees: files/ mounted read-only, root file systems and volumes on top
 //!     console.log machine.log shim.log
+//!     pod.json                     what the pod is, for the operator's command
 //!     machine.pid cgroups          for `delete`
 //! ```
 
@@ -24,6 +25,9 @@ const HASH_DIGITS: usize = 32;
 
 /// Longest name of a socket inside a pod's directory, with the slash.
 const LONGEST_SOCKET_NAME: &str = "/vsock_1026";
+
+/// Longest state directory in bytes: below it a pod's directory is `/h/HASH` at the least.
+pub const MAX_STATE_DIR_BYTES: usize = MAX_SOCKET_PATH_BYTES - LONGEST_SOCKET_NAME.len() - HASH_DIGITS - "/h/".len();
 
 /// The first [`HASH_DIGITS`] hex digits of SHA-256 over the parts, each ended by a zero byte.
 fn hash(parts: &[&str]) -> String {
@@ -120,6 +124,11 @@ impl PodPaths {
         let siblings = self.root.parent().and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten();
         let lists = siblings.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("cgroups")).ok());
         lists.flat_map(|list| list.lines().map(PathBuf::from).collect::<Vec<_>>()).collect()
+    }
+
+    /// What the pod is and how it was configured.
+    pub fn note(&self) -> PathBuf {
+        self.root.join("pod.json")
     }
 
     /// Process id and start time of the machine.

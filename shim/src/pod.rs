@@ -12,11 +12,12 @@ use tokio::net::UnixListener;
 
 use crate::agent::{self, Agent, AgentError};
 use crate::cleanup::{self, CleanupError};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::container::{Container, Exit, Phase, Process};
 use crate::elf::{self, WrongArchitecture};
 use crate::events::{Event, Publisher};
 use crate::machine::{Counters, Machine, MachineEnd, MachineError};
+use crate::note::Note;
 use crate::paths::PodPaths;
 use crate::rootfs::{self, MountError};
 use crate::spec::{Role, Spec, SpecError};
@@ -48,6 +49,9 @@ const SIGKILL: u32 = 9;
 /// What went wrong with a pod or one of its containers.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
+    /// An annotation of this runtime is unusable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The specification is unusable.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -157,12 +161,17 @@ impl Pod {
         check_id(namespace)?;
         check_id(&options.id)?;
         let spec = Spec::load(Path::new(&options.bundle))?;
+        let annotations = spec.annotations();
+        let config = &config.with_annotations(annotations.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         let paths = PodPaths::new(&config.state_dir, namespace, id);
         if let Err(source) = make_pod_directory(&paths) {
             return Err(match source.kind() {
                 std::io::ErrorKind::AlreadyExists => PodError::Exists(format!("pod {namespace}/{id}")),
                 _ => PodError::File { path: paths.root().into(), source },
             });
+        }
+        if let Err(error) = Note::new(namespace, id, config, annotations).write(&paths) {
+            log::warn!("pod.json, for the paperboat command: {error}");
         }
         let booted = Self::boot_in(config, id, &paths, publisher, &spec, options).await;
         if booted.is_err()
@@ -183,6 +192,9 @@ impl Pod {
     ) -> Result<Arc<Self>, PodError> {
         crate::logging::also_to(&paths.shim_log());
         rootfs::mount_share(&paths.files(), &paths.share())?;
+        if let Some(tools) = config.debug_tools.as_deref().filter(|_| config.debug_console) {
+            rootfs::mount_debug_tools(tools, &paths.files(), &paths.share())?;
+        }
         // What can fail early fails before a machine boots for nothing.
         let prepared = prepare_files(paths, spec, &options)?;
         let ready_socket = paths.ready_socket();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::api::Mount;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use paperboat_protocol::debug::DEBUG_TOOLS;
 
 use crate::spec::Volume;
 
@@ -108,6 +109,16 @@ pub fn mount_volume(volume: &Volume, directory: &Path) -> Result<(), MountError>
         change(&target, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
     }
     Ok(())
+}
+
+/// Puts the debug console's program where the agent looks for it.
+pub fn mount_debug_tools(source: &Path, files: &Path, share: &Path) -> Result<(), MountError> {
+    let place = Path::new(DEBUG_TOOLS);
+    let directory = place.parent().unwrap_or(Path::new(""));
+    let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let volume = Volume { source: source.to_owned(), name, directory: false, recursive: false, read_only: true };
+    make_volume_target(&volume, &files.join(directory))?;
+    mount_volume(&volume, &share.join(directory))
 }
 
 fn mount_one(entry: &Mount, root: &Path) -> Result<(), MountError> {

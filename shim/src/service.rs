@@ -45,7 +45,9 @@ impl From<PodError> for ttrpc::Error {
             PodError::NotFound(_) | PodError::Finished | PodError::Agent(AgentError::NotFound(_)) => Code::NOT_FOUND,
             PodError::Exists(_) => Code::ALREADY_EXISTS,
             PodError::WrongPhase { .. } => Code::FAILED_PRECONDITION,
-            PodError::BadId(_) | PodError::Spec(_) | PodError::Architecture(_) | PodError::Stream(_) => Code::INVALID_ARGUMENT,
+            PodError::BadId(_) | PodError::Config(_) | PodError::Spec(_) | PodError::Architecture(_) | PodError::Stream(_) => {
+                Code::INVALID_ARGUMENT
+            }
             _ => Code::UNKNOWN,
         };
         get_rpc_status(code, error)

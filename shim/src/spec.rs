@@ -167,6 +167,11 @@ impl Spec {
         self.view.annotations.get("io.kubernetes.cri.sandbox-id").map(String::as_str).filter(|id| !id.is_empty())
     }
 
+    /// The container's annotations.
+    pub fn annotations(&self) -> &HashMap<String, String> {
+        &self.view.annotations
+    }
+
     /// Part the container plays in its pod.
     pub fn role(&self) -> Role {
         match self.view.annotations.get("io.kubernetes.cri.container-type").map(String::as_str) {

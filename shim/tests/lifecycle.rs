@@ -70,7 +70,7 @@ impl Stage {
         fs::write(root.join("kernel"), "").unwrap();
         fs::create_dir_all(root.join("image/bin")).unwrap();
         let config = format!(
-            "vmm: {stand_in:?}\nkernel: {k:?}\ninitrd: {k:?}\nstate_dir: {s:?}\n",
+            "vmm: {stand_in:?}\nkernel: {k:?}\ninitramfs: {k:?}\nstate_dir: {s:?}\n",
             k = root.join("kernel"),
             s = root.join("p")
         );

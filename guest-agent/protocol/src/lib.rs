@@ -1,6 +1,8 @@
 //! ttrpc definitions shared by shim, machine and agent (the `.proto` files are the reference), and the constants of the
 //! vsock handshake around them.
 
+pub mod debug;
+
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }

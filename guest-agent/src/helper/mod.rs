@@ -4,6 +4,7 @@
 //! ends, and PID 1 adopts the container's process.
 
 pub mod create;
+pub mod debug;
 mod devices;
 pub mod exec;
 pub mod program;
@@ -88,6 +89,8 @@ pub enum Order {
     Create(create::CreateOrder),
     /// Add a process to one.
     Exec(exec::ExecOrder),
+    /// Run a program in the guest itself.
+    Debug(debug::DebugOrder),
 }
 
 /// Descriptors a helper is given by number.
@@ -143,6 +146,10 @@ pub fn main(arguments: &[String]) -> i32 {
     let done = match serde_json::from_str(order) {
         Ok(Order::Create(order)) => create::run(&order, reporter.clone()),
         Ok(Order::Exec(order)) => exec::run(&order, &reporter),
+        Ok(Order::Debug(order)) => match debug::run(&order) {
+            Ok(never) => match never {},
+            Err(error) => Err(error),
+        },
         Err(source) => Err(HelperError::Json { path: "order".into(), source }),
     };
     match done {

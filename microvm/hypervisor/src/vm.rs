@@ -280,6 +280,25 @@ pub trait VcpuHandle: Send + Sync {
     fn stats(&self) -> VcpuStats;
 }
 
+/// Names of the interrupts that a vCPU is counted by, in the order of [`VcpuStats::interrupts`].
+pub const INTERRUPT_KINDS: [&str; 15] = [
+    "system_reset",
+    "machine_check",
+    "data_storage",
+    "data_segment",
+    "instruction_storage",
+    "instruction_segment",
+    "external",
+    "alignment",
+    "program",
+    "decrementer",
+    "doorbell",
+    "system_call",
+    "trace",
+    "fp_vector_unavailable",
+    "facility_unavailable",
+];
+
 /// Counters of a vCPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VcpuStats {
@@ -287,8 +306,8 @@ pub struct VcpuStats {
     pub instructions: Option<u64>,
     /// Hypercalls served inside the backend.
     pub hypercalls_inside: u64,
-    /// Interrupts delivered to the guest.
-    pub interrupts: u64,
+    /// Interrupts delivered to the guest, by [`INTERRUPT_KINDS`]; zeros where the backend does not see them.
+    pub interrupts: [u64; INTERRUPT_KINDS.len()],
     /// Times the vCPU ceded.
     pub cedes: u64,
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::ThreadId;
 
-use paperboat_hypervisor::{BackendError, EntryState, Exit, HypercallReply, Vcpu, VcpuHandle, VcpuRegs, VcpuStats};
+use paperboat_hypervisor::{
+    BackendError, EntryState, Exit, HypercallReply, INTERRUPT_KINDS, Vcpu, VcpuHandle, VcpuRegs, VcpuStats,
+};
 
 use crate::bindings::{self as b, kvm_regs};
 use crate::kick;
@@ -343,6 +345,9 @@ impl VcpuHandle for Handle {
     }
 
     fn stats(&self) -> VcpuStats {
-        VcpuStats { interrupts: self.side.interrupts.load(Ordering::Relaxed), ..VcpuStats::default() }
+        // KVM delivers the rest without telling.
+        let external = self.side.interrupts.load(Ordering::Relaxed);
+        let interrupts = INTERRUPT_KINDS.map(|kind| if kind == "external" { external } else { 0 });
+        VcpuStats { interrupts, ..VcpuStats::default() }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use paperboat_hypervisor::{BackendError, CODE_PAGE_SIZE, GuestRam, InterruptMode, VcpuStats, VmConfig};
+use paperboat_hypervisor::{BackendError, CODE_PAGE_SIZE, GuestRam, INTERRUPT_KINDS, InterruptMode, VcpuStats, VmConfig};
 
 use crate::clock::Clock;
 use crate::exec::{Areas, Ram};
@@ -115,7 +115,7 @@ struct Mailbox {
     wake: Condvar,
     instructions: AtomicU64,
     hypercalls: AtomicU64,
-    interrupts: AtomicU64,
+    interrupts: [AtomicU64; INTERRUPT_KINDS.len()],
     cedes: AtomicU64,
 }
 
@@ -421,10 +421,10 @@ impl Shared {
         }
     }
 
-    /// Counts an interrupt.
-    pub fn count_interrupt(&self, id: u32) {
+    /// Counts an interrupt by its place in [`INTERRUPT_KINDS`].
+    pub fn count_interrupt(&self, id: u32, kind: usize) {
         if let Some(mailbox) = self.mailbox(id) {
-            mailbox.interrupts.fetch_add(1, Ordering::Relaxed);
+            mailbox.interrupts[kind].fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -440,7 +440,7 @@ impl Shared {
         self.mailbox(id).map_or_else(VcpuStats::default, |mailbox| VcpuStats {
             instructions: Some(mailbox.instructions.load(Ordering::Relaxed)),
             hypercalls_inside: mailbox.hypercalls.load(Ordering::Relaxed),
-            interrupts: mailbox.interrupts.load(Ordering::Relaxed),
+            interrupts: std::array::from_fn(|kind| mailbox.interrupts[kind].load(Ordering::Relaxed)),
             cedes: mailbox.cedes.load(Ordering::Relaxed),
         })
     }

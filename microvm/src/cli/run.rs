@@ -13,12 +13,13 @@ use nix::sys::signal::{SigSet, Signal};
 use paperboat_hypervisor::ClockMode;
 use paperboat_microvm::backend::{BackendChoice, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
-use paperboat_microvm::console::Console;
+use paperboat_microvm::console::{Console, FILE_BYTES_MAX};
 use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
 use paperboat_microvm::jail;
 use paperboat_microvm::machine::{EndReason, Machine, MachineConfig};
 use paperboat_microvm::papr::trace::{Trace, TraceKinds};
 use paperboat_microvm::stats::final_state;
+use paperboat_microvm::virtio::fs::ShareOptions;
 use paperboat_microvm::virtio::net::{BindOptions, Nic, TunDevice};
 
 use crate::numbers::{Address, Size};
@@ -212,7 +213,7 @@ fn build(arguments: &RunArguments) -> Result<Machine> {
     let share = arguments.share.as_deref().map(DeviceConfig::open_share).transpose()?;
     let vsock = arguments.vsock.as_ref().map(|path| VsockConfig { cid: arguments.cid, socket_path: path.into() });
     let nics = network(&arguments.net)?;
-    let devices = DeviceConfig { share, vsock, nics, helpers: !arguments.bare };
+    let devices = DeviceConfig { share, share_options: ShareOptions::default(), vsock, nics, helpers: !arguments.bare };
     let kinds = arguments.trace.machine;
     let traces = kinds != TraceKinds::default();
     let initrd = arguments.initrd.as_deref().map(|path| BootFile::open("initramfs", path)).transpose()?;
@@ -254,7 +255,7 @@ fn console(choice: &ConsoleChoice) -> Result<Console> {
         ConsoleChoice::Null => Ok(Console::in_memory()),
         ConsoleChoice::File(path) => {
             let file = File::create(path).with_context(|| format!("console file {path}"))?;
-            Ok(Console::to_file(file))
+            Ok(Console::to_file(file, FILE_BYTES_MAX))
         }
         ConsoleChoice::Stdio => {
             let output = std::io::stdout().as_fd().try_clone_to_owned().context("duplicating standard output")?;

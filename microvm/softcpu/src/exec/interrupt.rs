@@ -123,6 +123,27 @@ impl Interrupt {
             Self::FacilityUnavailable(_) => 0xf60,
         }
     }
+
+    /// Its place in [`paperboat_hypervisor::INTERRUPT_KINDS`].
+    pub(crate) fn kind(self) -> usize {
+        match self {
+            Self::SystemReset => 0,
+            Self::MachineCheck { .. } => 1,
+            Self::DataStorage { .. } => 2,
+            Self::DataSegment { .. } => 3,
+            Self::InstructionStorage { .. } => 4,
+            Self::InstructionSegment => 5,
+            Self::External => 6,
+            Self::Alignment { .. } => 7,
+            Self::Program(_) => 8,
+            Self::Decrementer => 9,
+            Self::Doorbell => 10,
+            Self::SystemCall | Self::SystemCallVectored(_) => 11,
+            Self::Trace => 12,
+            Self::FpUnavailable | Self::VecUnavailable | Self::VsxUnavailable => 13,
+            Self::FacilityUnavailable(_) => 14,
+        }
+    }
 }
 
 /// Base of the vectors with LPCR\[AIL\] = 2 and 3.
@@ -161,7 +182,7 @@ impl Cpu {
             trace.interrupt(at, interrupt, self.spr[sprn::DAR]);
         }
         self.interrupts += 1;
-        self.shared.count_interrupt(self.id);
+        self.shared.count_interrupt(self.id, interrupt.kind());
         let relocated = ail >= 2
             && old & (msr::IR | msr::DR) == msr::IR | msr::DR
             && !matches!(interrupt, Interrupt::SystemReset | Interrupt::MachineCheck { .. });

@@ -17,6 +17,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,12 +45,63 @@ const PRIORITY_QUEUE_SIZE: u16 = 128;
 /// Entries of a request queue. Linux takes this minus four as the largest number of pages in a request.
 const REQUEST_QUEUE_SIZE: u16 = 1024;
 
-/// How long the guest may use a name or attributes without asking again. Volumes change on the host's side (the kubelet swaps secrets by
-/// renaming a symlink), and nothing must stay stale for longer than a second.
+/// How long the guest may use a name or attributes without asking again, unless told otherwise. Volumes change on the host's side (the
+/// kubelet swaps secrets by renaming a symlink), and nothing must stay stale for longer than a second.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Descriptors kept back from the guest's inodes and handles, for sockets and everything else in this process.
 const RESERVED_DESCRIPTORS: u64 = 8192;
+
+/// How the guest may remember what it sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareOptions {
+    /// File content.
+    pub cache: CacheMode,
+    /// How long names and attributes are used without asking again.
+    pub remember: Duration,
+    /// Whether there are extended attributes.
+    pub xattr: bool,
+}
+
+impl Default for ShareOptions {
+    fn default() -> Self {
+        Self { cache: CacheMode::Auto, remember: TIMEOUT, xattr: true }
+    }
+}
+
+/// What the guest keeps of file content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Nothing.
+    Never,
+    /// As long as the file does not change.
+    Auto,
+    /// Until the guest needs its memory.
+    Always,
+}
+
+impl From<CacheMode> for CachePolicy {
+    fn from(mode: CacheMode) -> Self {
+        match mode {
+            CacheMode::Never => Self::Never,
+            CacheMode::Auto => Self::Auto,
+            CacheMode::Always => Self::Always,
+        }
+    }
+}
+
+impl FromStr for CacheMode {
+    type Err = FsError;
+
+    fn from_str(text: &str) -> Result<Self, FsError> {
+        match text {
+            "never" => Ok(Self::Never),
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            other => Err(FsError::Cache(other.chars().take(32).collect())),
+        }
+    }
+}
 
 /// Why a directory cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +112,9 @@ pub enum FsError {
         /// The tag asked for.
         tag: String,
     },
+    /// No way to keep file content.
+    #[error("share cache {0:?}: never, auto or always expected")]
+    Cache(String),
     /// The file system could not be set up.
     #[error("cannot {what}")]
     Setup {
@@ -93,7 +148,7 @@ impl FsDevice {
     ///
     /// # Errors
     /// [`FsError`] names the tag or what could not be done.
-    pub fn new(tag: &str, root: OwnedFd) -> Result<Self, FsError> {
+    pub fn new(tag: &str, root: OwnedFd, options: &ShareOptions) -> Result<Self, FsError> {
         let mut padded = [0; TAG_BYTES];
         match padded.get_mut(..tag.len()) {
             Some(place) if !tag.is_empty() => place.copy_from_slice(tag.as_bytes()),
@@ -101,10 +156,11 @@ impl FsDevice {
         }
         let root = Arc::new(root);
         let for_thread = Arc::clone(&root);
+        let options = options.clone();
         // The file system notes the current directory of the thread that makes it.
         let made = std::thread::spawn(move || {
             enter(&for_thread)?;
-            make(guest_descriptors()?)
+            make(guest_descriptors()?, &options)
         });
         let fs = made
             .join()
@@ -165,17 +221,17 @@ fn guest_descriptors() -> Result<u64, FsError> {
     Ok(hard - RESERVED_DESCRIPTORS.min(hard / 4))
 }
 
-fn make(guest_fd_limit: u64) -> Result<PassthroughFs, FsError> {
+fn make(guest_fd_limit: u64, options: &ShareOptions) -> Result<PassthroughFs, FsError> {
     let descriptors = File::open("/proc/self/fd").map_err(|source| FsError::Setup { what: "open /proc/self/fd", source })?;
     let config = Config {
         // The current directory of the thread that serves INIT, see `enter`.
         root_dir: ".".to_owned(),
         proc_sfd_rawfd: Some(descriptors),
-        entry_timeout: TIMEOUT,
-        attr_timeout: TIMEOUT,
-        cache_policy: CachePolicy::Auto,
+        entry_timeout: options.remember,
+        attr_timeout: options.remember,
+        cache_policy: options.cache.into(),
         announce_submounts: true,
-        xattr: true,
+        xattr: options.xattr,
         readdirplus: true,
         // Without it the guest asks for security.capability before every write.
         killpriv_v2: true,
