@@ -146,3 +146,51 @@ fn a_container_is_who_and_what_its_security_context_says() {
 fn number(value: i64) -> MessageField<Int64Value> {
     MessageField::some(Int64Value { value, ..Default::default() })
 }
+
+/// Part of `cargo xtask test --all`.
+mod slow {
+    use paperboat_e2e::cri::message::{AttachRequest, ExecRequest};
+    use paperboat_e2e::cri::stream::{RESIZE, STATUS, STDIN, STDOUT};
+
+    use super::*;
+
+    #[test]
+    fn streams_lead_into_the_container() {
+        let node = node();
+        let host = node.host();
+        let before = host.leftovers();
+        let pod = node.run_pod(node.pod_config("streams")).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+        let mut config = container_config("streams", &["cat"]);
+        config.stdin = true;
+        let id = node.run(&pod, config).unwrap();
+
+        let exec = ExecRequest {
+            container_id: id.clone(),
+            cmd: ["sh", "-c", "tty; read size; stty size; echo \"read $size\"; exit 3"].map(str::to_owned).into(),
+            tty: true,
+            stdin: true,
+            stdout: true,
+            ..Default::default()
+        };
+        let mut stream = node.stream("Exec", &exec).unwrap();
+        stream.wait_for(STDOUT, "/dev/pts/").unwrap();
+        stream.send(RESIZE, br#"{"Width": 101, "Height": 33}"#).unwrap();
+        // The size travels beside the input: both are there when the next line is read.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        stream.send(STDIN, b"now\n").unwrap();
+        stream.wait_for(STDOUT, "read now").unwrap();
+        let status = stream.wait_for(STATUS, "Failure").unwrap();
+        assert!(status.contains("\"3\""), "{status}");
+        let output = stream.read_to_end(STDOUT).unwrap();
+        assert!(output.contains("33 101"), "{output}");
+
+        let attach = AttachRequest { container_id: id.clone(), stdin: true, stdout: true, ..Default::default() };
+        let mut stream = node.stream("Attach", &attach).unwrap();
+        stream.send(STDIN, b"through the guest\n").unwrap();
+        stream.wait_for(STDOUT, "through the guest\n").unwrap();
+        drop(stream);
+        assert_eq!(node.log_lines("streams.log").unwrap(), ["stdout F through the guest"]);
+        node.remove_pod(&pod).unwrap();
+        expect::nothing_left(host, &before);
+    }
+}

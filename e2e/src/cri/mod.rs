@@ -1,12 +1,14 @@
 //! Kubernetes' side of containerd: its CRI plugin, spoken to as a kubelet does.
 
 mod client;
+pub mod stream;
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
 
 pub use client::CallError;
 pub use proto::cri as message;
+use stream::Stream;
 
 use std::path::PathBuf;
 use std::thread;
@@ -187,6 +189,12 @@ impl Node {
             ..Default::default()
         };
         self.call("ExecSync", &request)
+    }
+
+    /// Opens the stream that the answer to Exec, Attach or PortForward names.
+    pub fn stream(&self, method: &str, request: &impl Message) -> Result<Stream, Error> {
+        let answer: message::StreamingResponse = self.call(method, request)?;
+        Stream::open(&self.host, &answer.url)
     }
 
     /// The lines of a container's log, each without its time: `STREAM TAG TEXT`.
