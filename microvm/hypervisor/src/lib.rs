@@ -6,6 +6,8 @@
 //! DAWR). Every other hypercall, every access to a real address outside RAM, and every end of execution leaves the
 //! backend as an [`Exit`]. The machine above never asks which backend it has.
 
+#[cfg(feature = "contract")]
+pub mod contract;
 mod ram;
 mod regs;
 mod vm;

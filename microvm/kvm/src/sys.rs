@@ -1,7 +1,7 @@
 //! Descriptors of /dev/kvm, a partition and a vCPU, and the calls on them (Documentation/virt/kvm/api.rst of Linux).
 //!
 //! The C library, and crates that wrap KVM elsewhere, encode ioctl numbers as most architectures do; powerpc has its own layout, which nix's
-//! macros know. A test compares every number with the one that the kernel's header gives.
+//! macros know. Every number is compared at compile time with the one that the kernel's header gives.
 #![allow(unsafe_code, reason = "ioctl, and the kvm_run page shared with the kernel")]
 
 use std::fs::File;
@@ -341,48 +341,36 @@ const fn register_size(id: u64) -> usize {
     1 << ((id >> 52) & 0xf)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Checked whenever the crate is built: the sizes of the kernel's structures, and nix's encoding against the header's numbers.
+const _: () = {
     use crate::bindings as b;
-
-    #[test]
-    fn structures_have_the_kernels_sizes() {
-        assert_eq!(size_of::<kvm_run>(), 2352);
-        assert_eq!(size_of::<kvm_regs>(), 392);
-        assert_eq!(size_of::<kvm_ppc_smmu_info>(), 592);
+    assert!(size_of::<kvm_run>() == 2352);
+    assert!(size_of::<kvm_regs>() == 392);
+    assert!(register_size(b::KVM_REG_PPC_LPCR_64) == 8);
+    assert!(register_size(b::KVM_REG_PPC_DSISR) == 4);
+    assert!(register_size(b::KVM_REG_PPC_VSR0) == 16);
+    let pairs = [
+        (nix::request_code_none!(KVMIO, 0x00), b::KVM_GET_API_VERSION),
+        (nix::request_code_none!(KVMIO, 0x01), b::KVM_CREATE_VM),
+        (nix::request_code_none!(KVMIO, 0x03), b::KVM_CHECK_EXTENSION),
+        (nix::request_code_none!(KVMIO, 0x04), b::KVM_GET_VCPU_MMAP_SIZE),
+        (nix::request_code_none!(KVMIO, 0x41), b::KVM_CREATE_VCPU),
+        (nix::request_code_write!(KVMIO, 0x46, size_of::<kvm_userspace_memory_region>()), b::KVM_SET_USER_MEMORY_REGION),
+        (nix::request_code_none!(KVMIO, 0x80), b::KVM_RUN),
+        (nix::request_code_read!(KVMIO, 0x81, size_of::<kvm_regs>()), b::KVM_GET_REGS),
+        (nix::request_code_write!(KVMIO, 0x82, size_of::<kvm_regs>()), b::KVM_SET_REGS),
+        (nix::request_code_write!(KVMIO, 0x86, size_of::<kvm_interrupt>()), b::KVM_INTERRUPT),
+        (nix::request_code_write!(KVMIO, 0xa3, size_of::<kvm_enable_cap>()), b::KVM_ENABLE_CAP),
+        (nix::request_code_read!(KVMIO, 0xa6, size_of::<kvm_ppc_smmu_info>()), b::KVM_PPC_GET_SMMU_INFO),
+        (nix::request_code_readwrite!(KVMIO, 0xa7, size_of::<u32>()), b::KVM_PPC_ALLOCATE_HTAB),
+        (nix::request_code_write!(KVMIO, 0xab, size_of::<kvm_one_reg>()), b::KVM_GET_ONE_REG),
+        (nix::request_code_write!(KVMIO, 0xac, size_of::<kvm_one_reg>()), b::KVM_SET_ONE_REG),
+        (nix::request_code_write!(KVMIO, 0xaf, size_of::<kvm_ppc_mmuv3_cfg>()), b::KVM_PPC_CONFIGURE_V3_MMU),
+        (nix::request_code_read!(KVMIO, 0xb1, size_of::<kvm_ppc_cpu_char>()), b::KVM_PPC_GET_CPU_CHAR),
+    ];
+    let mut index = 0;
+    while index < pairs.len() {
+        assert!(pairs[index].0 as u32 == pairs[index].1);
+        index += 1;
     }
-
-    #[test]
-    fn numbers_of_calls_are_the_headers() {
-        let none = |nr| nix::request_code_none!(KVMIO, nr);
-        for (ours, theirs) in [
-            (none(0x00), b::KVM_GET_API_VERSION),
-            (none(0x01), b::KVM_CREATE_VM),
-            (none(0x03), b::KVM_CHECK_EXTENSION),
-            (none(0x04), b::KVM_GET_VCPU_MMAP_SIZE),
-            (none(0x41), b::KVM_CREATE_VCPU),
-            (nix::request_code_write!(KVMIO, 0x46, size_of::<kvm_userspace_memory_region>()), b::KVM_SET_USER_MEMORY_REGION),
-            (none(0x80), b::KVM_RUN),
-            (nix::request_code_read!(KVMIO, 0x81, size_of::<kvm_regs>()), b::KVM_GET_REGS),
-            (nix::request_code_write!(KVMIO, 0x82, size_of::<kvm_regs>()), b::KVM_SET_REGS),
-            (nix::request_code_write!(KVMIO, 0x86, size_of::<kvm_interrupt>()), b::KVM_INTERRUPT),
-            (nix::request_code_write!(KVMIO, 0xa3, size_of::<kvm_enable_cap>()), b::KVM_ENABLE_CAP),
-            (nix::request_code_read!(KVMIO, 0xa6, size_of::<kvm_ppc_smmu_info>()), b::KVM_PPC_GET_SMMU_INFO),
-            (nix::request_code_readwrite!(KVMIO, 0xa7, size_of::<u32>()), b::KVM_PPC_ALLOCATE_HTAB),
-            (nix::request_code_write!(KVMIO, 0xab, size_of::<kvm_one_reg>()), b::KVM_GET_ONE_REG),
-            (nix::request_code_write!(KVMIO, 0xac, size_of::<kvm_one_reg>()), b::KVM_SET_ONE_REG),
-            (nix::request_code_write!(KVMIO, 0xaf, size_of::<kvm_ppc_mmuv3_cfg>()), b::KVM_PPC_CONFIGURE_V3_MMU),
-            (nix::request_code_read!(KVMIO, 0xb1, size_of::<kvm_ppc_cpu_char>()), b::KVM_PPC_GET_CPU_CHAR),
-        ] {
-            assert_eq!(ours as u32, theirs);
-        }
-    }
-
-    #[test]
-    fn registers_have_the_size_of_their_id() {
-        assert_eq!(register_size(b::KVM_REG_PPC_LPCR_64), 8);
-        assert_eq!(register_size(b::KVM_REG_PPC_DSISR), 4);
-        assert_eq!(register_size(b::KVM_REG_PPC_VSR0), 16);
-    }
-}
+};

@@ -333,20 +333,3 @@ impl Vm for KvmVm {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_attribute_byte_is_declared() {
-        for generation in [Generation::Power8, Generation::Power9, Generation::Power10] {
-            let features = generation.pa_features();
-            assert_eq!((features.len(), features[0]), (68, 66));
-            for absent in [22, 24, 28, 34, 40, 42] {
-                assert_eq!(features[2 + absent], 0, "byte {absent}");
-            }
-        }
-        assert_eq!(Generation::of(0x004e_1202), Generation::Power9);
-    }
-}

@@ -12,7 +12,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use code::{Guest, data};
-use paperboat_hypervisor::{BackendError, Exit, HypercallReply, InterruptMode, Vcpu, VcpuHandle};
+use paperboat_hypervisor::{BackendError, Exit, HypercallReply, InterruptMode, Vcpu, VcpuHandle, contract};
 
 /// Any call that the kernel does not serve.
 const REPORT: u64 = 0x1c8;
@@ -222,5 +222,13 @@ fn the_host_is_described() {
     assert!(bases.contains(&12) && bases.contains(&16), "{bases:?}");
     // Guest memory is backed by pages of 64 KiB: larger ones must not be offered.
     assert!(offered.segment_page_sizes.iter().flat_map(|row| &row.pages).all(|page| page.page_shift <= 16), "{offered:?}");
+    // Every attribute byte is declared; transactional memory and radix are not offered.
+    let features = &offered.pa_features;
+    assert_eq!((features.len(), features[0], features[2 + 22], features[2 + 40]), (68, 66, 0, 0));
     assert!(paperboat_kvm::host::probe().unwrap().contains("hash guests"));
+}
+
+#[test]
+fn who_serves_which_hypercall() {
+    contract::check(|config| paperboat_kvm::create(config).unwrap()).unwrap_or_else(|breach| panic!("{breach}"));
 }

@@ -118,11 +118,12 @@ programs! {
         bne 2f
         # The first: stores, then prods the second.
         li 5, 0x5151; lis 6, 2; std 5, 0x800(6); sync
-        li 3, 0xe4; li 4, 1; sc 1
+        li 3, 0xe8; li 4, 1; sc 1
         mr 4, 3; li 3, 0x1c8; sc 1
         b .
         # The second: cedes, then reports.
-    2:  li 3, 0xe0; sc 1
+    2:  lis 5, 0x7fff; mtdec 5
+        li 3, 0xe0; sc 1
         lis 6, 2; ld 4, 0x800(6); li 3, 0x1c8; sc 1
         b ."
 
