@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::tlb::PAGE_SIZE;
-use super::uop::Uop;
+use super::uop::{MODES, Uop};
 
 /// Longest block in instructions; also what an interrupt waits for at most.
 pub const MAX_BLOCK: usize = 64;
@@ -26,6 +26,24 @@ struct CodePage {
     slots: Box<[u32; SLOTS]>,
 }
 
+/// One page's blocks, for the hot loop.
+#[derive(Clone, Copy)]
+pub struct Blocks<'a> {
+    slots: &'a [u32; SLOTS],
+    uops: &'a [Uop],
+}
+
+impl<'a> Blocks<'a> {
+    /// The block that starts at `pc`, an address in the page.
+    #[inline(always)]
+    pub fn at(&self, pc: u64) -> Option<&'a [Uop]> {
+        let slot = self.slots[(pc / 4) as usize % SLOTS];
+        // An empty slot names micro-ops that cannot be there.
+        let start = (slot >> COUNT_BITS) as usize;
+        self.uops.get(start..start + 1 + slot as usize % MAX_BLOCK)
+    }
+}
+
 /// All decoded code of a vCPU.
 #[derive(Debug, Default)]
 pub struct CodeCache {
@@ -46,13 +64,15 @@ impl CodeCache {
         number
     }
 
-    /// The micro-ops from `offset` in a page on, if they have been decoded.
+    /// The blocks of a page.
     #[inline(always)]
+    pub fn blocks(&self, page: u32) -> Option<Blocks<'_>> {
+        Some(Blocks { slots: &self.pages.get(page as usize)?.slots, uops: &self.uops })
+    }
+
+    /// The micro-ops from `offset` in a page on, if they have been decoded.
     pub fn block(&self, page: u32, offset: u64) -> Option<&[Uop]> {
-        let slot = self.pages.get(page as usize)?.slots[(offset / 4) as usize % SLOTS];
-        // An empty slot names micro-ops that cannot be there.
-        let start = (slot >> COUNT_BITS) as usize;
-        self.uops.get(start..start + 1 + slot as usize % MAX_BLOCK)
+        self.blocks(page)?.at(offset)
     }
 
     /// True when a new block or page may not fit any more; [`Self::clear`] then.
@@ -72,8 +92,10 @@ impl CodeCache {
 
     /// Forgets the blocks of a real page, in every mode. Its page numbers stay good.
     pub fn forget(&mut self, page: u64) {
-        for code in self.pages.iter_mut().filter(|code| code.page == page) {
-            code.slots.fill(NO_BLOCK);
+        for mode in 0..MODES {
+            if let Some(code) = self.index.get(&(page, mode)).and_then(|number| self.pages.get_mut(*number as usize)) {
+                code.slots.fill(NO_BLOCK);
+            }
         }
     }
 

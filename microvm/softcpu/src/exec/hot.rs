@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::block::CodeCache;
 use super::fixed::compare_bits;
 use super::tlb::PAGE_SIZE;
-use super::uop::Uop;
+use super::uop::{IF_SET, Uop};
 use super::{Cpu, DataMemory, Interrupt, Stop, execute, msr, program};
 use crate::state::State;
 use crate::table::Op;
@@ -67,30 +67,47 @@ fn cr_bit(st: &State, shift: u8) -> bool {
 /// `cpu.instructions` counts the completed ones.
 pub(super) fn run(cpu: &mut Cpu, code: &CodeCache, here: &mut Here, mode: u32) -> Result<Pause, Stop> {
     loop {
-        let pc = cpu.st.pc;
-        if cpu.attention.load(Relaxed) & cpu.heeded != 0
-            || cpu.instructions >= cpu.check_at
-            || cpu.storage.ram().code().epoch() != cpu.epoch
-        {
+        if wanted(cpu) {
             return Ok(Pause::Boundary);
         }
-        let tag = pc & PAGE_MASK | u64::from(mode);
+        let tag = cpu.st.pc & PAGE_MASK | u64::from(mode);
         if here.tag != tag || here.changes != cpu.storage.fetch_changes {
-            let Some(number) = cpu.storage.fetch_fast(pc, mode) else {
+            let Some(number) = cpu.storage.fetch_fast(cpu.st.pc, mode) else {
                 return Ok(Pause::Miss);
             };
             *here = Here { tag, code: number, changes: cpu.storage.fetch_changes };
         }
-        let Some(uops) = code.block(here.code, pc % PAGE_SIZE) else {
+        let Some(blocks) = code.blocks(here.code) else {
             return Ok(Pause::Miss);
         };
-        run_block(cpu, uops, pc)?;
-        if cpu.mode_changed {
-            cpu.mode_changed = false;
-            *here = Here::NOWHERE;
-            return Ok(Pause::Boundary);
+        // Block after block within the page.
+        loop {
+            let pc = cpu.st.pc;
+            let Some(uops) = blocks.at(pc) else {
+                return Ok(Pause::Miss);
+            };
+            run_block(cpu, uops, pc)?;
+            if cpu.mode_changed {
+                cpu.mode_changed = false;
+                *here = Here::NOWHERE;
+                return Ok(Pause::Boundary);
+            }
+            if (cpu.st.pc ^ pc) & PAGE_MASK != 0 || here.changes != cpu.storage.fetch_changes {
+                break;
+            }
+            if wanted(cpu) {
+                return Ok(Pause::Boundary);
+            }
         }
     }
+}
+
+/// True if something wants to be looked at before the next block.
+#[inline(always)]
+fn wanted(cpu: &Cpu) -> bool {
+    cpu.attention.load(Relaxed) & cpu.heeded != 0
+        || cpu.instructions >= cpu.check_at
+        || cpu.storage.ram().code().epoch() != cpu.epoch
 }
 
 /// Runs one block that starts at `pc`.
@@ -101,7 +118,8 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             cpu.st.gpr[usize::from($n & 31)]
         };
     }
-    for (i, uop) in uops.iter().enumerate() {
+    let mut i = 0;
+    while let Some(uop) = uops.get(i) {
         // The address of this instruction.
         macro_rules! at {
             () => {
@@ -133,8 +151,14 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
         macro_rules! go {
             ($target:expr) => {{
                 cpu.cfar = at!();
-                cpu.st.pc = $target;
                 cpu.instructions += i as u64 + 1;
+                let target = $target;
+                // A loop of one block goes round here.
+                if target == pc && !wanted(cpu) {
+                    i = 0;
+                    continue;
+                }
+                cpu.st.pc = target;
                 return Ok(());
             }};
         }
@@ -198,6 +222,18 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             ($ra:expr, $rb:expr) => {
                 r!($ra).wrapping_add(r!($rb))
             };
+        }
+        /// The order into the CR field of the tested bit, then the branch of the next instruction.
+        macro_rules! compare_and_branch {
+            ($order:expr, $test:expr, $offset:expr) => {{
+                let bits = compare_bits($order, cpu.st.so);
+                let field = u32::from($test & 0x1c);
+                cpu.st.cr = cpu.st.cr & !(0xf << field) | bits << field;
+                i += 1;
+                if (bits >> ($test & 3) & 1 != 0) == ($test & IF_SET != 0) {
+                    go!(at!().wrapping_add(i64::from($offset) as u64))
+                }
+            }};
         }
         match *uop {
             Uop::Fixed(op, insn) => plain!(Op::Fixed(op), insn),
@@ -522,6 +558,83 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
                     go!(at!().wrapping_add(i64::from(offset) as u64))
                 }
             }
+            Uop::CmpdiBranch { ra, test, imm, offset } => {
+                compare_and_branch!((r!(ra) as i64).cmp(&i64::from(imm)), test, offset)
+            }
+            Uop::CmpwiBranch { ra, test, imm, offset } => {
+                compare_and_branch!((r!(ra) as i32).cmp(&i32::from(imm)), test, offset)
+            }
+            Uop::CmpldiBranch { ra, test, imm, offset } => compare_and_branch!(r!(ra).cmp(&u64::from(imm)), test, offset),
+            Uop::CmplwiBranch { ra, test, imm, offset } => {
+                compare_and_branch!((r!(ra) as u32).cmp(&u32::from(imm)), test, offset)
+            }
+            Uop::CmpdBranch { ra, rb, test, offset } => {
+                compare_and_branch!((r!(ra) as i64).cmp(&(r!(rb) as i64)), test, offset)
+            }
+            Uop::CmpwBranch { ra, rb, test, offset } => {
+                compare_and_branch!((r!(ra) as i32).cmp(&(r!(rb) as i32)), test, offset)
+            }
+            Uop::CmpldBranch { ra, rb, test, offset } => compare_and_branch!(r!(ra).cmp(&r!(rb)), test, offset),
+            Uop::CmplwBranch { ra, rb, test, offset } => {
+                compare_and_branch!((r!(ra) as u32).cmp(&(r!(rb) as u32)), test, offset)
+            }
+            Uop::AndiBranch { ra, rs, test, imm, offset } => {
+                let value = r!(rs) & u64::from(imm);
+                r!(ra) = value;
+                compare_and_branch!((value as i64).cmp(&0), test, offset)
+            }
+            Uop::RotateBranch { ra, rs, sh, mb, test, offset } => {
+                let value = r!(rs).rotate_left(u32::from(sh)) & straight(mb, 63);
+                r!(ra) = value;
+                compare_and_branch!((value as i64).cmp(&0), test, offset)
+            }
+            Uop::LdLd { rt, rt2, ra, imm, imm2 } => {
+                let base = r!(ra);
+                r!(rt) = load!(base.wrapping_add(i64::from(imm) as u64), 8);
+                i += 1;
+                r!(rt2) = load!(base.wrapping_add(i64::from(imm2) as u64), 8);
+            }
+            Uop::StdStd { rs, rs2, ra, imm, imm2 } => {
+                let base = r!(ra);
+                store!(base.wrapping_add(i64::from(imm) as u64), 8, r!(rs));
+                i += 1;
+                store!(base.wrapping_add(i64::from(imm2) as u64), 8, r!(rs2));
+            }
+            Uop::MoveMove { ra, rs, ra2, rs2 } => {
+                r!(ra) = r!(rs);
+                r!(ra2) = r!(rs2);
+                i += 1;
+            }
+            Uop::AddiAddi { rt, ra, imm } => {
+                r!(rt) = d!(ra, imm);
+                i += 1;
+            }
+            Uop::MtlrBlr { rs } => {
+                let target = r!(rs);
+                cpu.st.lr = target;
+                i += 1;
+                go!(target & !3)
+            }
+            Uop::AddAdd { rt, ra, rb, rt2, ra2, rb2 } => {
+                r!(rt) = xa!(ra, rb);
+                r!(rt2) = xa!(ra2, rb2);
+                i += 1;
+            }
+            Uop::XorXor { rt, ra, rb, rt2, ra2, rb2 } => {
+                r!(rt) = r!(ra) ^ r!(rb);
+                r!(rt2) = r!(ra2) ^ r!(rb2);
+                i += 1;
+            }
+            Uop::TurnXor { ra, rs, sh, ra2, rs2, rb2 } => {
+                r!(ra) = u64::from((r!(rs) as u32).rotate_left(u32::from(sh)));
+                r!(ra2) = r!(rs2) ^ r!(rb2);
+                i += 1;
+            }
+            Uop::ShiftAdd { ra, rs, sh, rt2, ra2, rb2 } => {
+                r!(ra) = r!(rs) << (sh & 63);
+                r!(rt2) = xa!(ra2, rb2);
+                i += 1;
+            }
             Uop::Blr => go!(cpu.st.lr & !3),
             Uop::BlrIf { shift } => {
                 if cr_bit(&cpu.st, shift) {
@@ -539,6 +652,7 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
                 go!(cpu.st.ctr & !3)
             }
         }
+        i += 1;
     }
     cpu.st.pc = cpu.truncate(pc.wrapping_add(4 * uops.len() as u64));
     cpu.instructions += uops.len() as u64;
@@ -552,137 +666,4 @@ fn straight(mb: u8, me: u8) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use paperboat_hypervisor::{ClockMode, GuestRam, VmConfig};
-
-    use super::super::uop::{MODE_64, MODE_LE, translate};
-    use super::*;
-    use crate::mmu::Hpt;
-    use crate::shared::Shared;
-    use crate::table::{FixedOp, Insn, decode, decode::all_ops};
-
-    const MEMORY_BYTES: u64 = 1 << 16;
-    const EDGES: [u64; 12] = [0, 1, 2, 31, 32, 63, 64, 0x7fff_ffff, 0x8000_0000, u64::MAX, 1 << 63, (1 << 63) - 1];
-
-    /// splitmix64.
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            mixed ^ (mixed >> 31)
-        }
-    }
-
-    fn cpu() -> Cpu {
-        let config = VmConfig {
-            ram: GuestRam::new(MEMORY_BYTES).unwrap(),
-            vcpu_count: 1,
-            hpt_order: 18,
-            clock: ClockMode::Deterministic,
-            budget_instructions: None,
-        };
-        let mut cpu = Cpu::new(&Arc::new(Shared::new(&config, Hpt::new(18).unwrap()).unwrap()), 0);
-        cpu.set_msr(msr::SF | msr::LE | msr::FP | msr::VEC | msr::VSX);
-        cpu
-    }
-
-    fn fill(cpu: &mut Cpu, random: &mut Random) {
-        for i in 0..32 {
-            cpu.st.gpr[i] = match random.next() % 4 {
-                0 => EDGES[random.next() as usize % EDGES.len()],
-                // Addresses, some of them across pages and beyond memory.
-                1 | 2 => random.next() % (MEMORY_BYTES + 64),
-                _ => random.next(),
-            };
-        }
-        for i in 0..64 {
-            cpu.st.vsr[i] = (u128::from(random.next()) << 64) | u128::from(random.next());
-        }
-        cpu.st.cr = random.next() as u32;
-        cpu.st.set_xer(random.next());
-        cpu.st.lr = random.next();
-        cpu.st.ctr = random.next() % 3;
-        let ram = cpu.storage.ram().clone();
-        for at in (0..MEMORY_BYTES).step_by(8) {
-            ram.store::<8>(at, random.next());
-        }
-    }
-
-    fn copy(from: &Cpu, to: &mut Cpu) {
-        to.st = from.st.clone();
-        for at in (0..MEMORY_BYTES).step_by(8) {
-            to.storage.ram().store::<8>(at, from.storage.ram().load::<8>(at));
-        }
-    }
-
-    fn compare(word: Insn, hot: &Cpu, plain: &Cpu) {
-        let text = crate::table::disasm::disassemble(word.0, plain.st.pc);
-        assert_eq!(hot.st.gpr, plain.st.gpr, "{text}");
-        assert_eq!(hot.st.vsr, plain.st.vsr, "{text}");
-        assert_eq!((hot.st.cr, hot.st.xer()), (plain.st.cr, plain.st.xer()), "{text}");
-        assert_eq!((hot.st.lr, hot.st.ctr), (plain.st.lr, plain.st.ctr), "{text}");
-        for at in (0..MEMORY_BYTES).step_by(8) {
-            let (a, b) = (hot.storage.ram().load::<8>(at), plain.storage.ram().load::<8>(at));
-            assert_eq!(a, b, "{text} at {at:#x}");
-        }
-    }
-
-    #[test]
-    fn hot_and_plain_forms_agree() {
-        const ROUNDS: usize = 24;
-        let mut random = Random(20260);
-        let (mut hot, mut plain) = (cpu(), cpu());
-        let mode = MODE_64 | MODE_LE;
-        let mut covered = 0;
-        fill(&mut plain, &mut random);
-        for op in all_ops() {
-            let row = op.row();
-            for _ in 0..ROUNDS {
-                let word = Insn(row.encoding.value | random.next() as u32 & !row.encoding.mask);
-                if decode(word) != Some(op) {
-                    continue;
-                }
-                let (uop, _) = translate(word, Some(op), mode);
-                if matches!(
-                    uop,
-                    Uop::Fixed(..) | Uop::Branch(..) | Uop::System(..) | Uop::Float(..) | Uop::Vmx(..) | Uop::Vsx(..)
-                ) {
-                    continue;
-                }
-                covered += 1;
-                if covered % 64 == 1 {
-                    fill(&mut plain, &mut random);
-                }
-                let pc = 0x1_0000 + (random.next() & 0xffc);
-                plain.st.pc = pc;
-                plain.npc = pc + 4;
-                copy(&plain, &mut hot);
-                let fast = run_block(&mut hot, &[uop], pc);
-                let slow = execute(&mut plain, op, word);
-                assert_eq!(format!("{fast:?}"), format!("{slow:?}"), "{}", row.mnemonic);
-                compare(word, &hot, &plain);
-                if slow.is_ok() {
-                    assert_eq!(hot.st.pc, plain.npc, "{}", row.mnemonic);
-                }
-            }
-        }
-        assert!(covered > 1500, "only {covered} instances");
-    }
-
-    #[test]
-    fn a_fault_leaves_the_registers_and_names_its_instruction() {
-        let mut cpu = cpu();
-        cpu.st.gpr[4] = MEMORY_BYTES + 0x1000;
-        let words = [0x3860_0001u32, 0xe8a4_0008, 0x3860_0002];
-        let uops: Vec<Uop> = words.iter().map(|w| translate(Insn(*w), decode(Insn(*w)), MODE_64 | MODE_LE).0).collect();
-        assert!(run_block(&mut cpu, &uops, 0x100).is_err());
-        assert_eq!((cpu.st.pc, cpu.npc, cpu.instructions), (0x104, 0x108, 1));
-        assert_eq!((cpu.st.gpr[3], cpu.st.gpr[5]), (1, 0));
-        assert!(matches!(decode(Insn(words[1])), Some(Op::Fixed(FixedOp::Ld))));
-    }
-}
+mod tests;

@@ -12,10 +12,12 @@ use crate::table::{Insn, Op, decode};
 use crate::trace::Place;
 
 use super::block::{CodeCache, MAX_BLOCK};
+use super::fuse::fuse;
 use super::hcall::{self, Outcome};
 use super::hot::{self, Here, Pause};
+use super::lower::translate;
 use super::tlb::{PAGE_SHIFT, PAGE_SIZE};
-use super::uop::{MODE_64, MODE_LE, Uop, may_fall_through, translate};
+use super::uop::{MODE_64, MODE_LE, Uop, may_fall_through};
 use super::wait::{Step, Waiting};
 use super::{Cpu, Interrupt, Stop, execute, hypercall_args, msr, program, sprn};
 
@@ -322,6 +324,7 @@ impl Engine {
                 break;
             }
         }
+        fuse(&mut uops[..count]);
         self.code.insert(number, pc % PAGE_SIZE, &uops[..count]);
         Ok(())
     }
