@@ -44,17 +44,20 @@ pub fn initramfs(ctx: &Ctx, agent: &Path) -> Result<PathBuf> {
     ctx.cache.publish("initramfs.cpio", &dir.join("initramfs.cpio"))
 }
 
-/// Compiles `images/NAME.c` for the guest, static.
-pub fn c_program(ctx: &Ctx, host: &Host, name: &str) -> Result<PathBuf> {
+/// Flags of a C program that is to be small.
+pub const SMALL: &[&str] = &["-Os"];
+
+/// Compiles `images/NAME.c` for the guest, static, with `flags` besides.
+pub fn c_program(ctx: &Ctx, host: &Host, name: &str, flags: &[&str]) -> Result<PathBuf> {
     let source = ctx.root.join(format!("images/{name}.c"));
     let compiler = format!("{}gcc", Toolchain::cross_compile(host));
     let version = capture(Command::new(&compiler).arg("--version"))?;
     let version = version.lines().next().unwrap_or_default().to_owned();
-    let inputs = Inputs::new().with_file(&source)?.with("compiler", version);
+    let inputs = Inputs::new().with_file(&source)?.with("compiler", version).with("flags", flags.join(" "));
     let dir = ctx.step(name, &inputs, None, |step| {
         let mut gcc = Command::new(&compiler);
-        gcc.args(["-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-o"]);
-        step.log.run(gcc.arg(step.stage.join(name)).arg(&source), None)
+        gcc.args(["-static", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-o"]);
+        step.log.run(gcc.arg(step.stage.join(name)).arg(&source).args(flags), None)
     })?;
     Ok(dir.join(name))
 }

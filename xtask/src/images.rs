@@ -75,7 +75,7 @@ fn platforms(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
 
 /// The image of a pod's first container: a program that waits and collects orphans.
 fn pause(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
-    let program = guest::c_program(ctx, host, "pause")?;
+    let program = guest::c_program(ctx, host, "pause", guest::SMALL)?;
     let inputs = Inputs::new().with_file(&program)?;
     image(ctx, "pause", inputs, |archive| {
         let mut layer = Layer::default();

@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: figures beside a peer's, for people and as JSON.
 
 mod boot;
+mod cpu;
+mod machine;
 mod peer;
 
 use std::fs;
@@ -31,6 +33,11 @@ const BENCHES: &[Bench] = &[
         about: "instructions and processor seconds to a program in the guest, beside QEMU (half a minute)",
         measure: boot::measure,
     },
+    Bench {
+        name: "cpu",
+        about: "speed of the software CPU in integer, memory, floating point, vector, system call and process work, beside QEMU (three minutes)",
+        measure: cpu::measure,
+    },
     Bench { name: "size", about: "bytes of the kernel and the initramfs that every pod loads (a second)", measure: size },
 ];
 
@@ -57,8 +64,30 @@ impl Lab<'_> {
 pub enum Goal {
     /// Not more than this.
     AtMost(f64),
+    /// Not less than this.
+    AtLeast(f64),
     /// Measured for the record.
     None,
+}
+
+impl Goal {
+    /// The limit and whether `value` keeps it.
+    fn judge(self, value: f64) -> Option<(f64, bool)> {
+        match self {
+            Self::AtMost(limit) => Some((limit, value <= limit)),
+            Self::AtLeast(limit) => Some((limit, value >= limit)),
+            Self::None => None,
+        }
+    }
+
+    /// As the table has it.
+    fn text(self) -> String {
+        match self {
+            Self::AtMost(limit) => format!("≤ {}", show(limit)),
+            Self::AtLeast(limit) => format!("≥ {}", show(limit)),
+            Self::None => "-".to_owned(),
+        }
+    }
 }
 
 /// One figure, measured.
@@ -94,10 +123,7 @@ struct Row<'a> {
 
 impl Figure {
     fn row(&self) -> Row<'_> {
-        let target = match self.goal {
-            Goal::AtMost(limit) => Some(limit),
-            Goal::None => None,
-        };
+        let judged = self.goal.judge(self.value);
         let peer_value = self.peer.as_ref().map(|(_, value)| *value);
         Row {
             figure: &self.figure,
@@ -107,8 +133,8 @@ impl Figure {
             peer_value,
             ratio: peer_value.filter(|peer| *peer != 0.0).map(|peer| self.value / peer),
             runs: self.runs,
-            target,
-            met: target.map(|limit| self.value <= limit),
+            target: judged.map(|(limit, _)| limit),
+            met: judged.map(|(_, met)| met),
         }
     }
 }
@@ -182,7 +208,7 @@ fn table(figures: &[Figure]) -> String {
             row.peer.unwrap_or("-").to_owned(),
             number(row.peer_value),
             row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
-            row.target.map_or("-".to_owned(), |target| format!("≤ {}", show(target))),
+            figure.goal.text(),
             row.met.map_or("", |met| if met { "met" } else { "short" }).to_owned(),
         ]);
     }
@@ -261,6 +287,9 @@ mod tests {
         assert_eq!((row.ratio, row.target, row.met), (Some(0.5), Some(25e6), Some(true)));
         let short = Figure { value: 26e6, peer: None, ..sample() };
         assert_eq!((short.row().ratio, short.row().met), (None, Some(false)));
+        let fast = Figure { goal: Goal::AtLeast(21e6), ..sample() };
+        assert_eq!((fast.row().target, fast.row().met), (Some(21e6), Some(true)));
+        assert_eq!(Figure { value: 20e6, ..fast }.row().met, Some(false));
         let free = Figure { goal: Goal::None, ..sample() };
         assert_eq!(free.row().met, None);
     }

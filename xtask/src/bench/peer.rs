@@ -25,8 +25,8 @@ const RESET: usize = 0x100;
 /// Version register of a POWER9 DD2.2, as QEMU's `power9` shows it.
 const POWER9_PVR: u32 = 0x004e_1202;
 
-/// The command that boots `vmlinux` with `initramfs` in QEMU; files it needs are written below `dir`.
-pub fn command(dir: &Path, vmlinux: &Path, initramfs: &Path, memory_bytes: u64) -> Result<Command> {
+/// The command that boots `vmlinux` with `initramfs` and the kernel's command line in QEMU; files it needs are written below `dir`.
+pub fn command(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Result<Command> {
     let flat = flatten(&fs::read(vmlinux)?).with_context(|| format!("read {}", vmlinux.display()))?;
     let initrd_size = fs::metadata(initramfs)?.len();
     ensure!((flat.len() as u64) < KERNEL_LIMIT, "the kernel is too large for the peer's loader");
@@ -45,7 +45,7 @@ pub fn command(dir: &Path, vmlinux: &Path, initramfs: &Path, memory_bytes: u64) 
     let parts = [
         (write("stage2", &words(&second_stage(flat.len())))?, STAGE2),
         (write("kernel", &flat)?, KERNEL),
-        (write("tree", &tree(memory_bytes, initrd_size)?)?, TREE),
+        (write("tree", &tree(cmdline, memory_bytes, initrd_size)?)?, TREE),
         (write("rtas", &words(&RTAS_CALL))?, RTAS),
         (initramfs.to_owned(), INITRD),
     ];
@@ -113,7 +113,7 @@ fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The smallest tree that boots, with QEMU's RTAS tokens (hw/ppc/spapr_rtas.c registers them from 0x2000).
-fn tree(memory_bytes: u64, initrd_size: u64) -> Result<Vec<u8>> {
+fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64) -> Result<Vec<u8>> {
     let reserved = [(TREE, TREE_SIZE), (RTAS, TREE_SIZE), (INITRD, initrd_size.next_multiple_of(TREE_SIZE))];
     let reserved: Vec<_> =
         reserved.iter().map(|(base, size)| vm_fdt::FdtReserveEntry::new(*base, *size)).collect::<Result<_, _>>()?;
@@ -126,7 +126,7 @@ fn tree(memory_bytes: u64, initrd_size: u64) -> Result<Vec<u8>> {
     fdt.property_string("compatible", "peer,pseries")?;
 
     let chosen = fdt.begin_node("chosen")?;
-    fdt.property_string("bootargs", "console=hvc0 quiet")?;
+    fdt.property_string("bootargs", cmdline)?;
     fdt.property_string("linux,stdout-path", "/vdevice/vty@71000000")?;
     fdt.property_array_u64("linux,initrd-start", &[INITRD])?;
     fdt.property_array_u64("linux,initrd-end", &[INITRD + initrd_size])?;
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn tree_is_made() {
-        let tree = tree(512 << 20, 1000).unwrap();
+        let tree = tree("quiet", 512 << 20, 1000).unwrap();
         assert_eq!(&tree[..4], &0xd00d_feed_u32.to_be_bytes());
         assert!((tree.len() as u64) < TREE_SIZE);
     }
