@@ -21,6 +21,7 @@ use crate::console::{Console, FILE_BYTES_MAX};
 use crate::devices::{DEFAULT_CID, DeviceConfig, VsockConfig, device_error};
 use crate::jail::{self, JailError};
 use crate::machine::{EndReason, Machine, MachineConfig, MachineError, Status};
+use crate::papr::phb::DmaPolicy;
 use crate::papr::trace::Trace;
 use crate::stats::MachineStats;
 use crate::virtio::fs::{FsError, ShareOptions};
@@ -241,6 +242,7 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
         memory_bytes: request.memory_bytes,
         clock: if request.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
         budget_instructions: None,
+        dma: if request.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console,
         trace: Trace::default(),
     };

@@ -22,7 +22,7 @@ use crate::backend::{ChoiceError, ChosenVm};
 use crate::boot::{self, BootError, BootMachine, BootSource, Topology, TreeError};
 use crate::console::Console;
 use crate::papr::calendar::PartitionClock;
-use crate::papr::phb::PhbError;
+use crate::papr::phb::{DmaPolicy, PhbError};
 use crate::papr::trace::Trace;
 use crate::papr::{GuestEnd, Platform, PlatformParts};
 use crate::pci::PciFunction;
@@ -166,6 +166,8 @@ pub struct MachineConfig {
     pub budget_instructions: Option<u64>,
     /// Where the terminal writes.
     pub console: Console,
+    /// How devices reach memory.
+    pub dma: DmaPolicy,
     /// What is printed of the guest's calls.
     pub trace: Trace,
 }
@@ -254,6 +256,7 @@ impl Machine {
             vcpus,
             console: Arc::clone(&console),
             functions: make_devices(&ram)?,
+            dma: config.dma,
             clock: if deterministic { PartitionClock::deterministic() } else { PartitionClock::host() },
             trace: config.trace,
         })?;

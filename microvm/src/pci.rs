@@ -46,6 +46,22 @@ pub struct PciBar {
     pub prefetchable: bool,
 }
 
+/// Direction of a function's access to memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DmaAccess {
+    /// The function reads memory.
+    Read,
+    /// The function writes memory.
+    Write,
+}
+
+/// What a function's accesses to memory go through when its driver has agreed to that: the endpoint's translation table.
+pub trait DmaWindow: Send + Sync {
+    /// The guest real address behind bus address `address`, and how many bytes from there on the same entry covers (at least one). `None`
+    /// when the access is not granted. The address may lie outside guest memory: a guest writes the table.
+    fn translate(&self, address: u64, access: DmaAccess) -> Option<(u64, u64)>;
+}
+
 /// A PCI function behind the host bridge.
 pub trait PciFunction: Send + Sync {
     /// A short name for logs and statistics, for example `fs0`.
@@ -83,6 +99,10 @@ pub trait PciFunction: Send + Sync {
 
     /// Gives the function its INTx line.
     fn bind_intx(&self, line: Arc<dyn InterruptLine>);
+
+    /// Gives the function a window for its accesses to memory. Called before the guest starts, in machines that enforce it; the function then
+    /// offers its driver to use it.
+    fn bind_dma(&self, window: Arc<dyn DmaWindow>);
 
     /// The machine stops: end every thread of this function and release what it holds. Called once; idempotent.
     fn shutdown(&self);

@@ -9,10 +9,9 @@ use paperboat_hypervisor::{
     VcpuHandle, VcpuRegs, VcpuStats, Vm,
 };
 
-use crate::papr::phb::{PciSlot, Phb};
-use crate::papr::tce::TceTables;
+use crate::papr::phb::{DmaPolicy, PciSlot, Phb};
 use crate::papr::xics::Xics;
-use crate::pci::{InterruptLine, PciBar, PciFunction, PciIdentity};
+use crate::pci::{DmaWindow, InterruptLine, PciBar, PciFunction, PciIdentity};
 
 /// A small generator (xorshift64*): the same sequence for the same seed.
 pub struct Random(u64);
@@ -343,6 +342,8 @@ impl PciFunction for TestFunction {
 
     fn bind_intx(&self, _: Arc<dyn InterruptLine>) {}
 
+    fn bind_dma(&self, _: Arc<dyn DmaWindow>) {}
+
     fn shutdown(&self) {
         self.shut_down.store(true, Ordering::SeqCst);
     }
@@ -356,5 +357,5 @@ impl PciFunction for TestFunction {
 pub fn slots(count: usize) -> Vec<PciSlot> {
     let functions: Vec<Arc<dyn PciFunction>> =
         (0..count).map(|index| Arc::new(TestFunction::new(&format!("t{index}"))) as _).collect();
-    Phb::new(functions, Xics::new(1), &TceTables::default()).unwrap().into_slots()
+    Phb::new(functions, Xics::new(1), &Arc::default(), DmaPolicy::Identity).unwrap().into_slots()
 }

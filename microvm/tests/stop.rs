@@ -12,6 +12,7 @@ use paperboat_microvm::boot::{BootFile, BootSource, Topology};
 use paperboat_microvm::console::Console;
 use paperboat_microvm::devices::{DeviceConfig, VsockConfig};
 use paperboat_microvm::machine::{EndReason, Machine, MachineConfig, STOP_LIMIT};
+use paperboat_microvm::papr::phb::DmaPolicy;
 use paperboat_microvm::papr::trace::Trace;
 use paperboat_microvm::virtio::fs::ShareOptions;
 
@@ -29,6 +30,7 @@ fn machine(kernel: &str, scratch: &Scratch) -> Machine {
         memory_bytes: 32 << 20,
         clock: ClockMode::Host,
         budget_instructions: None,
+        dma: DmaPolicy::Identity,
         console: Console::in_memory(),
         trace: Trace::default(),
     };

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::bitmap::{Bitmap, WithBitmapSlice};
 use vm_memory::mmap::NewBitmap;
-use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 /// Granularity in bytes at which code presence is tracked (the smallest page of the Power ISA).
 pub const CODE_PAGE_SIZE: u64 = 4096;
@@ -199,6 +199,20 @@ impl GuestRam {
         )])
         .map_err(|error| RamError::Map { size_bytes, reason: error.to_string() })?;
         Ok(Self { memory, memfd: Arc::new(memfd), size_bytes })
+    }
+
+    /// The same memory with `size_bytes` more at `address` that nobody else has: not the guest, not another clone. [`Self::size_bytes`] and
+    /// [`Self::code_pages`] are the guest's as before.
+    ///
+    /// # Errors
+    /// [`RamError::Map`] when it overlaps the guest's, or cannot be mapped.
+    pub fn with_private_memory(&self, address: u64, size_bytes: u64) -> Result<Self, RamError> {
+        let failed = |reason: String| RamError::Map { size_bytes, reason };
+        let length = usize::try_from(size_bytes).map_err(|_| RamError::Size { size_bytes })?;
+        let region =
+            GuestRegionMmap::from_range(GuestAddress(address), length, None).map_err(|error| failed(error.to_string()))?;
+        let memory = self.memory.insert_region(Arc::new(region)).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { memory, memfd: Arc::clone(&self.memfd), size_bytes: self.size_bytes })
     }
 
     /// Size in bytes.

@@ -280,9 +280,7 @@ fn host_bridge(fdt: &mut Writer, slots: &[PciSlot]) {
     fdt.cell("ibm,pci-config-space-type", 1);
     // Both are compulsory: without them the kernel oopses in its MSI and DMA set-up.
     fdt.cell("ibm,pe-total-#msi", xics::MSI_SOURCES);
-    fdt.cells("ibm,dma-window", &phb::dma_window_cells());
-    fdt.cell("ibm,#dma-address-cells", 2);
-    fdt.cell("ibm,#dma-size-cells", 2);
+    dma_window(fdt, phb::LIOBN);
     let mut ranges = Vec::new();
     for window in phb::WINDOWS {
         ranges.push(window.space);
@@ -326,12 +324,22 @@ fn pci_function(fdt: &mut Writer, slot: &PciSlot) {
     fdt.cell("subsystem-id", identity.subsystem_id.into());
     // Pin INTA.
     fdt.cell("interrupts", 1);
+    if let Some(liobn) = slot.liobn {
+        dma_window(fdt, liobn);
+    }
     let vectors = slot.function.msix_vectors();
     if vectors > 0 {
         // Has to equal the table size, or drivers fall back to shared vectors.
         fdt.cell("ibm,req#msi-x", vectors.into());
     }
     fdt.end_node();
+}
+
+/// A window in the node of the bridge or of a function: Linux looks for the cell counts beside it.
+fn dma_window(fdt: &mut Writer, liobn: u32) {
+    fdt.cells("ibm,dma-window", &phb::dma_window_cells(liobn));
+    fdt.cell("ibm,#dma-address-cells", 2);
+    fdt.cell("ibm,#dma-size-cells", 2);
 }
 
 fn cells(value: u64) -> [u32; 2] {

@@ -17,6 +17,7 @@ use paperboat_microvm::console::{Console, FILE_BYTES_MAX};
 use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
 use paperboat_microvm::jail;
 use paperboat_microvm::machine::{EndReason, Machine, MachineConfig};
+use paperboat_microvm::papr::phb::DmaPolicy;
 use paperboat_microvm::papr::trace::{Trace, TraceKinds};
 use paperboat_microvm::stats::final_state;
 use paperboat_microvm::virtio::fs::ShareOptions;
@@ -105,6 +106,9 @@ pub struct RunArguments {
     /// must have been made with multi_queue.
     #[arg(long, value_name = "tap=NAME[,queues=N]")]
     net: Vec<NetChoice>,
+    /// Devices offer to reach memory through translation tables only, each through its own. Slower; Linux takes the offer.
+    #[arg(long)]
+    enforce_dma: bool,
     /// No devices but the terminal, unless asked for by --share, --vsock or --net.
     #[arg(long)]
     bare: bool,
@@ -228,6 +232,7 @@ fn build(arguments: &RunArguments) -> Result<Machine> {
         memory_bytes: arguments.memory.0,
         clock: if arguments.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
         budget_instructions: arguments.budget,
+        dma: if arguments.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console: console(&arguments.console)?,
         trace: if traces { Trace::new(kinds, Box::new(std::io::stderr())) } else { Trace::default() },
     };

@@ -28,7 +28,7 @@ use crate::pci::PciFunction;
 use calendar::PartitionClock;
 use cpus::Cpus;
 use nvram::Nvram;
-use phb::{Phb, PhbError};
+use phb::{DmaPolicy, Phb, PhbError};
 use tce::TceTables;
 use trace::Trace;
 use vty::Vty;
@@ -158,6 +158,8 @@ pub struct PlatformParts {
     pub console: Arc<Console>,
     /// PCI functions in slot order.
     pub functions: Vec<Arc<dyn PciFunction>>,
+    /// How the functions reach memory.
+    pub dma: DmaPolicy,
     /// Time of day.
     pub clock: PartitionClock,
     /// What is printed of the guest's calls.
@@ -180,7 +182,7 @@ pub struct Platform {
     /// PCI.
     pub phb: Phb,
     /// DMA windows.
-    pub tce: TceTables,
+    pub tce: Arc<TceTables>,
     /// Which vCPUs run.
     pub cpus: Cpus,
     /// Time of day.
@@ -200,8 +202,8 @@ impl Platform {
     /// [`PhbError`] when the functions do not fit.
     pub fn new(parts: PlatformParts) -> Result<Self, PhbError> {
         let xics = Xics::new(parts.vcpus);
-        let tce = TceTables::default();
-        let phb = Phb::new(parts.functions, Arc::clone(&xics), &tce)?;
+        let tce = Arc::<TceTables>::default();
+        let phb = Phb::new(parts.functions, Arc::clone(&xics), &tce, parts.dma)?;
         Ok(Self {
             vty: Vty::new(parts.console, xics.line(xics::VTY_SOURCE)),
             ram: parts.ram,

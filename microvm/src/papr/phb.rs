@@ -3,9 +3,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::tce::{TCE_PAGE_SIZE, TceTables};
+use super::tce::{Access, TCE_PAGE_SIZE, TceTables};
 use super::xics::{self, Xics};
-use crate::pci::{PciBar, PciFunction};
+use crate::pci::{DmaAccess, DmaWindow, PciBar, PciFunction};
 
 /// The bridge's unit identifier, also its unit address in the tree.
 pub const BUID: u64 = 0x800_0000_2000_0000;
@@ -15,6 +15,39 @@ pub const FUNCTIONS_MAX: usize = 32;
 
 /// Logical I/O bus number of the bridge's DMA window.
 pub const LIOBN: u32 = 0x8000_0000;
+
+/// How the functions reach memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DmaPolicy {
+    /// By guest real address.
+    #[default]
+    Identity,
+    /// Through a table of its own for each function, if its driver agrees: the function offers it.
+    Enforced,
+}
+
+/// A function's view through its table.
+pub(crate) struct EndpointWindow {
+    tce: Arc<TceTables>,
+    liobn: u32,
+}
+
+impl EndpointWindow {
+    pub(crate) fn new(tce: Arc<TceTables>, liobn: u32) -> Self {
+        Self { tce, liobn }
+    }
+}
+
+impl DmaWindow for EndpointWindow {
+    fn translate(&self, address: u64, access: DmaAccess) -> Option<(u64, u64)> {
+        let access = match access {
+            DmaAccess::Read => Access::Read,
+            DmaAccess::Write => Access::Write,
+        };
+        let real = self.tce.translate(self.liobn, address, access).ok()?;
+        Some((real, TCE_PAGE_SIZE - address % TCE_PAGE_SIZE))
+    }
+}
 
 /// Size of the DMA window in bytes. The guest clears every entry at boot, 512 a call, so it is only as large as bounce-free
 /// traffic of the devices needs.
@@ -46,8 +79,8 @@ pub const WINDOWS: &[Window] = &[
 ];
 
 /// The cells of `ibm,dma-window`: number, start, size.
-pub fn dma_window_cells() -> [u32; 5] {
-    [LIOBN, 0, 0, (DMA_WINDOW_BYTES >> 32) as u32, DMA_WINDOW_BYTES as u32]
+pub fn dma_window_cells(liobn: u32) -> [u32; 5] {
+    [liobn, 0, 0, (DMA_WINDOW_BYTES >> 32) as u32, DMA_WINDOW_BYTES as u32]
 }
 
 /// Why the functions cannot be attached.
@@ -96,6 +129,8 @@ pub struct PciSlot {
     pub function: Arc<dyn PciFunction>,
     /// Its BARs.
     pub bars: Vec<AssignedBar>,
+    /// Number of the translation table that is its own.
+    pub liobn: Option<u32>,
 }
 
 impl PciSlot {
@@ -144,7 +179,12 @@ impl Phb {
     ///
     /// # Errors
     /// [`PhbError`].
-    pub fn new(functions: Vec<Arc<dyn PciFunction>>, xics: Arc<Xics>, tce: &TceTables) -> Result<Self, PhbError> {
+    pub fn new(
+        functions: Vec<Arc<dyn PciFunction>>,
+        xics: Arc<Xics>,
+        tce: &Arc<TceTables>,
+        policy: DmaPolicy,
+    ) -> Result<Self, PhbError> {
         if functions.len() > FUNCTIONS_MAX {
             return Err(PhbError::TooMany { count: functions.len() });
         }
@@ -171,7 +211,12 @@ impl Phb {
             }
             let device = device as u8;
             function.bind_intx(xics.line(xics::intx_source(device)));
-            slots.push(PciSlot { device, function, bars });
+            let liobn = (policy == DmaPolicy::Enforced).then(|| LIOBN + 1 + u32::from(device));
+            if let Some(liobn) = liobn {
+                tce.add(liobn, DMA_WINDOW_BYTES);
+                function.bind_dma(Arc::new(EndpointWindow::new(Arc::clone(tce), liobn)));
+            }
+            slots.push(PciSlot { device, function, bars, liobn });
         }
         Ok(Self { slots, xics, msi: Mutex::default() })
     }
@@ -353,7 +398,7 @@ mod tests {
     fn phb(count: usize) -> (Phb, Vec<Arc<TestFunction>>) {
         let functions: Vec<_> = (0..count).map(|index| Arc::new(TestFunction::new(&format!("t{index}")))).collect();
         let dynamic = functions.iter().map(|function| function.clone() as Arc<dyn PciFunction>).collect();
-        (Phb::new(dynamic, Xics::new(1), &TceTables::default()).unwrap(), functions)
+        (Phb::new(dynamic, Xics::new(1), &Arc::default(), DmaPolicy::Identity).unwrap(), functions)
     }
 
     #[test]
@@ -428,6 +473,9 @@ mod tests {
     #[test]
     fn too_many_functions_are_refused() {
         let functions: Vec<Arc<dyn PciFunction>> = (0..33).map(|_| Arc::new(TestFunction::new("t")) as _).collect();
-        assert!(matches!(Phb::new(functions, Xics::new(1), &TceTables::default()), Err(PhbError::TooMany { count: 33 })));
+        assert!(matches!(
+            Phb::new(functions, Xics::new(1), &Arc::default(), DmaPolicy::Identity),
+            Err(PhbError::TooMany { count: 33 })
+        ));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use paperboat_hypervisor::GuestRam;
 
 use super::calendar::PartitionClock;
+use super::phb::DmaPolicy;
 use super::trace::Trace;
 use super::{Platform, PlatformParts};
 use crate::console::Console;
@@ -19,6 +20,7 @@ pub fn platform(vcpus: u32) -> (Platform, Arc<Console>) {
         vcpus,
         console: Arc::clone(&console),
         functions: vec![Arc::new(TestFunction::new("t0")), Arc::new(TestFunction::new("t1"))],
+        dma: DmaPolicy::Identity,
         clock: PartitionClock::deterministic(),
         trace: Trace::default(),
     });

@@ -17,6 +17,7 @@ pub mod net;
 mod pci;
 mod queue;
 pub mod rng;
+mod translated;
 pub mod vsock;
 mod worker;
 
@@ -37,6 +38,8 @@ pub const F_INDIRECT_DESC: u64 = 1 << 28;
 pub const F_EVENT_IDX: u64 = 1 << 29;
 /// VIRTIO_F_VERSION_1.
 pub const F_VERSION_1: u64 = 1 << 32;
+/// VIRTIO_F_ACCESS_PLATFORM: addresses are bus addresses.
+pub const F_ACCESS_PLATFORM: u64 = 1 << 33;
 
 /// Most queues a device may have. It bounds the notification window and the MSI-X table.
 pub const MAX_QUEUES: usize = 64;

@@ -15,10 +15,14 @@ use super::config_space::{
     NOTIFY_OFFSET, NOTIFY_STRIDE, PENDING_OFFSET, TABLE_OFFSET, Window,
 };
 use super::interrupts::Interrupts;
-use super::queue::{ConfigChange, Counters, DeviceQueue, DeviceShared, STATUS_NEEDS_RESET};
+use super::queue::{ConfigChange, Counters, DeviceQueue, DeviceShared, Ring, STATUS_NEEDS_RESET};
+use super::translated::{self, Bus, RingPlace, TranslatedRing};
 use super::worker::eventfd;
-use super::{Activation, DirectService, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, MAX_QUEUES, VirtioDevice, VirtioError, lock};
-use crate::pci::{InterruptLine, PciBar, PciFunction, PciIdentity};
+use super::{
+    Activation, DirectService, F_ACCESS_PLATFORM, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, MAX_QUEUES, VirtioDevice,
+    VirtioError, lock,
+};
+use crate::pci::{DmaWindow, InterruptLine, PciBar, PciFunction, PciIdentity};
 
 const VENDOR_VIRTIO: u16 = 0x1af4;
 /// Modern device ids start here (virtio 1.2 §4.1.2.1).
@@ -55,6 +59,8 @@ struct Transport {
     driver_features: u64,
     queue_select: u16,
     queues: Vec<QueueSetup>,
+    /// What memory is reached through, in machines that enforce it.
+    window: Option<Arc<dyn DmaWindow>>,
     active: bool,
     shut_down: bool,
 }
@@ -116,6 +122,7 @@ impl VirtioPci {
                 driver_features: 0,
                 queue_select: 0,
                 queues: sizes.into_iter().map(QueueSetup::new).collect(),
+                window: None,
                 active: false,
                 shut_down: false,
             }),
@@ -198,6 +205,15 @@ impl VirtioPci {
 
     fn activate(&self, transport: &mut Transport) {
         let features = transport.driver_features;
+        let window = transport.window.clone().filter(|_| features & F_ACCESS_PLATFORM != 0);
+        let ram = match &window {
+            Some(_) => translated::with_tables(&self.ram, transport.queues.len()),
+            None => Ok(self.ram.clone()),
+        };
+        let ram = match ram {
+            Ok(ram) => ram,
+            Err(error) => return self.shared.needs_reset(&error),
+        };
         let mut queues = Vec::with_capacity(transport.queues.len());
         for (index, (setup, kick)) in transport.queues.iter().zip(&self.kicks).enumerate() {
             let index = index as u16;
@@ -205,13 +221,17 @@ impl VirtioPci {
                 queues.push(None);
                 continue;
             }
-            let Some(queue) = self.ring(setup, features) else {
+            let ring = match &window {
+                Some(window) => translated_ring(setup, features, index, Bus::new(Arc::clone(window), ram.clone())),
+                None => self.ring(setup, features).map(Ring::Identity),
+            };
+            let Some(ring) = ring else {
                 self.shared.needs_reset(&format_args!("queue {index} is not in memory or not aligned"));
                 return;
             };
             let _ = kick.read(); // A notification from before the activation.
             let shared = Arc::clone(&self.shared);
-            queues.push(Some(DeviceQueue::new(queue, index, self.ram.clone(), Arc::clone(kick), shared)));
+            queues.push(Some(DeviceQueue::new(ring, index, ram.clone(), Arc::clone(kick), shared)));
         }
         // What was made available before DRIVER_OK is looked at without a notification.
         for kick in &self.kicks {
@@ -219,7 +239,7 @@ impl VirtioPci {
         }
         transport.active = true;
         let change = ConfigChange(Arc::clone(&self.shared));
-        if let Err(error) = transport.device.activate(Activation { ram: self.ram.clone(), features, queues, change }) {
+        if let Err(error) = transport.device.activate(Activation { ram, features, queues, change }) {
             self.shared.needs_reset(&error);
             return;
         }
@@ -328,9 +348,23 @@ impl VirtioPci {
     }
 }
 
+/// The ring a driver described by bus addresses. Where it leads shows at each access.
+fn translated_ring(setup: &QueueSetup, features: u64, index: u16, bus: Bus) -> Option<Ring> {
+    let place = RingPlace {
+        size: setup.size,
+        descriptors: setup.descriptors,
+        available: setup.available,
+        used: setup.used,
+        event_idx: features & F_EVENT_IDX != 0,
+    };
+    let ring = place.is_valid().then(|| TranslatedRing::new(bus, index, place).ok()).flatten();
+    ring.map(Ring::Translated)
+}
+
 impl Transport {
     fn offered(&self) -> u64 {
-        TRANSPORT_FEATURES | self.device.features()
+        let translated = if self.window.is_some() { F_ACCESS_PLATFORM } else { 0 };
+        TRANSPORT_FEATURES | translated | self.device.features()
     }
 
     fn features_acceptable(&self) -> bool {
@@ -439,6 +473,10 @@ impl PciFunction for VirtioPci {
 
     fn bind_intx(&self, line: Arc<dyn InterruptLine>) {
         self.shared.interrupts.bind_intx(line);
+    }
+
+    fn bind_dma(&self, window: Arc<dyn DmaWindow>) {
+        lock(&self.transport).window = Some(window);
     }
 
     fn shutdown(&self) {

@@ -13,6 +13,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::interrupts::Interrupts;
+use super::translated::{DmaFault, TranslatedRing};
 
 /// Guest memory as virtio-queue takes it.
 pub type Ram = GuestMemoryMmap<CodePages>;
@@ -24,7 +25,7 @@ pub type Chain<'a> = DescriptorChain<&'a Ram>;
 pub(super) const STATUS_NEEDS_RESET: u8 = 0x40;
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2 §2.7.6).
-const NO_INTERRUPT: u16 = 1;
+pub(super) const NO_INTERRUPT: u16 = 1;
 
 /// What can be wrong with a chain.
 #[derive(Debug, thiserror::Error)]
@@ -127,9 +128,16 @@ impl DeviceShared {
     }
 }
 
+/// Where the rings are: at guest real addresses, or behind the endpoint's window.
+#[allow(clippy::large_enum_variant, reason = "one per queue, and never moved about")]
+pub(super) enum Ring {
+    Identity(Queue),
+    Translated(TranslatedRing),
+}
+
 /// One queue of an active device. Once anything in it cannot be, it acts like an empty one.
 pub struct DeviceQueue {
-    queue: Queue,
+    ring: Ring,
     index: u16,
     ram: GuestRam,
     kick: Arc<EventFd>,
@@ -139,9 +147,20 @@ pub struct DeviceQueue {
     signalled: Wrapping<u16>,
 }
 
+/// What is wrong with a ring.
+#[derive(Debug, thiserror::Error)]
+enum RingFault {
+    #[error(transparent)]
+    Queue(#[from] virtio_queue::Error),
+    #[error(transparent)]
+    Memory(#[from] vm_memory::GuestMemoryError),
+    #[error(transparent)]
+    Dma(#[from] DmaFault),
+}
+
 impl DeviceQueue {
-    pub(super) fn new(queue: Queue, index: u16, ram: GuestRam, kick: Arc<EventFd>, shared: Arc<DeviceShared>) -> Self {
-        Self { queue, index, ram, kick, shared, broken: false, signalled: Wrapping(0) }
+    pub(super) fn new(ring: Ring, index: u16, ram: GuestRam, kick: Arc<EventFd>, shared: Arc<DeviceShared>) -> Self {
+        Self { ring, index, ram, kick, shared, broken: false, signalled: Wrapping(0) }
     }
 
     /// Guest memory.
@@ -164,108 +183,75 @@ impl DeviceQueue {
         Arc::clone(&self.shared.counters)
     }
 
-    /// The next chain the driver has made available.
-    pub fn pop<'a>(&mut self, memory: &'a Ram) -> Option<Chain<'a>> {
+    /// Does something with the ring; what cannot be makes the queue broken, and a broken one is left alone.
+    fn attempt<T: Default>(&mut self, action: impl FnOnce(&mut Self) -> Result<T, RingFault>) -> T {
         if self.broken {
-            return None;
+            return T::default();
         }
-        match self.queue.iter(memory).map(|mut available| available.next()) {
-            Ok(chain) => chain,
-            Err(error) => {
-                self.fail(error);
-                None
-            }
-        }
+        action(self).unwrap_or_else(|fault| {
+            self.fail(fault);
+            T::default()
+        })
+    }
+
+    /// The next chain the driver has made available. Its descriptors are to be read before the next is popped.
+    pub fn pop<'a>(&mut self, memory: &'a Ram) -> Option<Chain<'a>> {
+        self.attempt(|queue| match &mut queue.ring {
+            Ring::Identity(ring) => Ok(ring.iter(memory)?.next()),
+            Ring::Translated(ring) => Ok(ring.pop(memory)?),
+        })
     }
 
     /// Puts the chain popped last back: it will be popped again.
     pub fn unpop(&mut self) {
-        self.queue.go_to_previous_position();
+        match &mut self.ring {
+            Ring::Identity(ring) => ring.go_to_previous_position(),
+            Ring::Translated(ring) => ring.unpop(),
+        }
     }
 
     /// Hands the chain that starts at `head` back to the driver, with `written` bytes in it.
     pub fn complete(&mut self, head: u16, written: u32) {
-        if self.broken {
-            return;
-        }
-        match self.queue.add_used(self.ram.memory(), head, written) {
-            Ok(()) => Counters::count(&self.shared.counters.requests),
-            Err(error) => self.fail(error),
-        }
+        self.complete_together(&[(head, written)]);
     }
 
     /// Hands chains back that belong together: the driver sees all of them at once, or none.
     pub fn complete_together(&mut self, chains: &[(u16, u32)]) {
-        let Some(((last, last_written), others)) = chains.split_last() else { return };
-        if self.broken {
-            return;
-        }
-        // Elements beyond the index are the device's to write; the index then moves over all of them.
-        let (first, size) = (self.queue.next_used(), self.queue.size());
-        let memory = self.ram.memory();
-        for (position, (head, written)) in (0u16..).zip(others) {
-            let slot = u64::from(first.wrapping_add(position) % size);
-            let element = [u32::from(*head).to_le(), written.to_le()];
-            let address = self.queue.used_ring().saturating_add(4 + 8 * slot);
-            if let Err(error) = memory.write_obj(element, GuestAddress(address)) {
-                self.fail(error);
-                return;
+        self.attempt(|queue| {
+            match &mut queue.ring {
+                Ring::Identity(ring) => complete(ring, queue.ram.memory(), chains)?,
+                Ring::Translated(ring) => ring.complete(chains)?,
             }
-        }
-        Counters::add(&self.shared.counters.requests, others.len() as u64);
-        self.queue.set_next_used(first.wrapping_add(others.len() as u16));
-        self.complete(*last, *last_written);
+            Counters::add(&queue.shared.counters.requests, chains.len() as u64);
+            Ok(())
+        });
     }
 
     /// Interrupts the driver if it wants to know about chains completed since the last call.
     pub fn signal(&mut self) {
-        if self.broken {
-            return;
+        let wanted = self.attempt(|queue| match &mut queue.ring {
+            Ring::Identity(ring) => Ok(wants_signal(ring, queue.ram.memory(), &mut queue.signalled)?),
+            Ring::Translated(ring) => Ok(ring.wants_signal()?),
+        });
+        if wanted {
+            self.shared.interrupts.queue_used(self.index, &self.shared.counters);
         }
-        match self.wants_signal() {
-            Ok(true) => self.shared.interrupts.queue_used(self.index, &self.shared.counters),
-            Ok(false) => {}
-            Err(error) => self.fail(error),
-        }
-    }
-
-    /// Whether the driver asked to hear of one of the elements added since this was asked last (virtio 1.2 §2.7.7, §2.7.10).
-    fn wants_signal(&mut self) -> Result<bool, vm_memory::GuestMemoryError> {
-        let new = Wrapping(self.queue.next_used());
-        let old = std::mem::replace(&mut self.signalled, new);
-        // The index has to be out before the driver's wish is read.
-        fence(Ordering::SeqCst);
-        let available = self.queue.avail_ring();
-        if self.queue.event_idx_enabled() {
-            let at = available.saturating_add(4 + 2 * u64::from(self.queue.size()));
-            let event: u16 = self.ram.memory().load(GuestAddress(at), Ordering::Relaxed)?;
-            return Ok(new - Wrapping(u16::from_le(event)) - Wrapping(1) < new - old);
-        }
-        let flags: u16 = self.ram.memory().load(GuestAddress(available), Ordering::Relaxed)?;
-        Ok(new != old && u16::from_le(flags) & NO_INTERRUPT == 0)
     }
 
     /// Asks the driver not to notify while the queue is being served.
     pub fn disable_notifications(&mut self) {
-        if !self.broken
-            && let Err(error) = self.queue.disable_notification(self.ram.memory())
-        {
-            self.fail(error);
-        }
+        self.attempt(|queue| match &mut queue.ring {
+            Ring::Identity(ring) => Ok(ring.disable_notification(queue.ram.memory())?),
+            Ring::Translated(ring) => Ok(ring.notify(false).map(|_| ())?),
+        });
     }
 
     /// Asks for notifications again; true if chains came in meanwhile, for which none will come.
     pub fn rearm(&mut self) -> bool {
-        if self.broken {
-            return false;
-        }
-        match self.queue.enable_notification(self.ram.memory()) {
-            Ok(more) => more,
-            Err(error) => {
-                self.fail(error);
-                false
-            }
-        }
+        self.attempt(|queue| match &mut queue.ring {
+            Ring::Identity(ring) => Ok(ring.enable_notification(queue.ram.memory())?),
+            Ring::Translated(ring) => Ok(ring.notify(true)?),
+        })
     }
 
     /// Marks the queue as broken and the device as needing a reset.
@@ -273,4 +259,33 @@ impl DeviceQueue {
         self.broken = true;
         self.shared.needs_reset(&format_args!("queue {}: {reason}", self.index));
     }
+}
+
+/// Puts elements into the used ring. Those beyond the index are the device's to write; the index then moves over all of them.
+fn complete(ring: &mut Queue, memory: &Ram, chains: &[(u16, u32)]) -> Result<(), RingFault> {
+    let Some(((last, last_written), others)) = chains.split_last() else { return Ok(()) };
+    let (first, size) = (ring.next_used(), ring.size());
+    for (position, (head, written)) in (0u16..).zip(others) {
+        let slot = u64::from(first.wrapping_add(position) % size);
+        let element = [u32::from(*head).to_le(), written.to_le()];
+        memory.write_obj(element, GuestAddress(ring.used_ring().saturating_add(4 + 8 * slot)))?;
+    }
+    ring.set_next_used(first.wrapping_add(others.len() as u16));
+    Ok(ring.add_used(memory, *last, *last_written)?)
+}
+
+/// Whether the driver asked to hear of one of the elements added since this was asked last (virtio 1.2 §2.7.7, §2.7.10).
+fn wants_signal(ring: &Queue, memory: &Ram, signalled: &mut Wrapping<u16>) -> Result<bool, vm_memory::GuestMemoryError> {
+    let new = Wrapping(ring.next_used());
+    let old = std::mem::replace(signalled, new);
+    // The index has to be out before the driver's wish is read.
+    fence(Ordering::SeqCst);
+    let available = ring.avail_ring();
+    if ring.event_idx_enabled() {
+        let at = available.saturating_add(4 + 2 * u64::from(ring.size()));
+        let event: u16 = memory.load(GuestAddress(at), Ordering::Relaxed)?;
+        return Ok(new - Wrapping(u16::from_le(event)) - Wrapping(1) < new - old);
+    }
+    let flags: u16 = memory.load(GuestAddress(available), Ordering::Relaxed)?;
+    Ok(new != old && u16::from_le(flags) & NO_INTERRUPT == 0)
 }

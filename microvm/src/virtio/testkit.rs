@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::config_space::{COMMON_OFFSET, DEVICE_OFFSET, NOTIFY_OFFSET, NOTIFY_STRIDE, TABLE_OFFSET};
 use super::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, VirtioDevice, VirtioPci};
-use crate::pci::{InterruptLine, PciFunction};
+use crate::pci::{DmaWindow, InterruptLine, PciFunction};
 
 /// How long a test waits for a device before it fails: a busy machine is no failure.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,6 +126,8 @@ pub(super) struct Driver {
     pub(super) ram: GuestRam,
     pub(super) queues: Vec<DriverQueue>,
     pub(super) line: Arc<RecordingLine>,
+    /// What bus addresses are above guest real addresses.
+    offset: u64,
     next_buffer: u64,
 }
 
@@ -138,12 +140,21 @@ impl Driver {
         for vector in 0..function.msix_vectors() {
             function.bind_msix(vector, Some(Arc::clone(&line) as Arc<dyn InterruptLine>));
         }
-        Self { function, ram, queues: Vec::new(), line, next_buffer: BUFFERS_AT }
+        Self { function, ram, queues: Vec::new(), line, offset: 0, next_buffer: BUFFERS_AT }
     }
 
     /// A device that is up with every feature and queue.
     pub(super) fn start(device: Box<dyn VirtioDevice>) -> Self {
         let mut driver = Self::discover(device);
+        driver.bring_up();
+        driver
+    }
+
+    /// A device that is up behind `window`, whose bus addresses are `offset` above guest real addresses.
+    pub(super) fn behind(device: Box<dyn VirtioDevice>, window: Arc<dyn DmaWindow>, offset: u64) -> Self {
+        let mut driver = Self::discover(device);
+        driver.offset = offset;
+        driver.function.bind_dma(window);
         driver.bring_up();
         driver
     }
@@ -198,7 +209,7 @@ impl Driver {
             };
             self.write16(0x18, size);
             for (register, address) in [(0x20, queue.descriptors()), (0x28, queue.available()), (0x30, queue.used())] {
-                self.function.bar_write(0, register, &address.to_le_bytes());
+                self.function.bar_write(0, register, &(address + self.offset).to_le_bytes());
             }
             self.write16(0x1a, index + 1);
             assert_eq!(self.read(0x1a, 2), u64::from(index + 1));
@@ -279,7 +290,7 @@ impl Driver {
 
     pub(super) fn raw_descriptor(&self, at: u64, buffer: Buffer, flags: u16, next: u16) {
         let flags = flags | if buffer.writable { WRITE } else { 0 };
-        let mut bytes = buffer.address.to_le_bytes().to_vec();
+        let mut bytes = buffer.address.wrapping_add(self.offset).to_le_bytes().to_vec();
         bytes.extend_from_slice(&buffer.length.to_le_bytes());
         bytes.extend_from_slice(&flags.to_le_bytes());
         bytes.extend_from_slice(&next.to_le_bytes());

@@ -158,6 +158,12 @@ pub(super) trait Service: Send + Sync + 'static {
 
     /// Readies the calling thread, once per thread; false if it cannot serve.
     fn enter(&self) -> bool;
+
+    /// Called after a vCPU has served requests. True if the driver is not waiting for their completion: the service then sees to it
+    /// that [`DirectQueue::signal`] is called soon.
+    fn signals_later(&self) -> bool {
+        false
+    }
 }
 
 /// Most requests a vCPU serves per notification before it goes back to the guest.
@@ -209,6 +215,18 @@ impl<S: Service> DirectQueue<S> {
         self.serve_left(stop);
     }
 
+    /// Interrupts the driver if it wants to know about what was completed.
+    pub(super) fn signal(&self) {
+        if let Some(queue) = lock(&self.queue).as_mut() {
+            queue.signal();
+        }
+    }
+
+    /// What serves the requests.
+    pub(super) fn service(&self) -> &S {
+        &self.service
+    }
+
     fn serve_left(&self, stop: &Stop) {
         if let Some(queue) = lock(&self.queue).as_mut() {
             self.drain(queue, usize::MAX, false, &|| stop.requested());
@@ -236,7 +254,9 @@ impl<S: Service> DirectQueue<S> {
                 match self.service.serve(ram.memory(), chain, direct) {
                     Ok(Served::Now(written)) => {
                         queue.complete(head, written);
-                        queue.signal();
+                        if !direct || !self.service.signals_later() {
+                            queue.signal();
+                        }
                     }
                     Ok(Served::Later) => {
                         queue.unpop();

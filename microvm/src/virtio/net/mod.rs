@@ -84,6 +84,7 @@ const TOKEN_STOP: u64 = 2;
 const TOKEN_RECEIVE: u64 = 3;
 const TOKEN_TRANSMIT: u64 = 4;
 const TOKEN_CONTROL: u64 = 5;
+const TOKEN_TIMER: u64 = 6;
 
 /// Why a slot cannot be made or bound.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +215,7 @@ impl NetDevice {
                 (Err(error), _) | (_, Err(error)) => return Err(error),
             };
             let counters = receive.counters();
-            let service = Transmit::new(Arc::clone(&self.nic), usize::from(index), features, Arc::clone(&counters));
+            let service = Transmit::new(Arc::clone(&self.nic), usize::from(index), features, Arc::clone(&counters))?;
             let transmit = DirectQueue::new(transmit, service);
             self.serve_direct(2 * index + 1, &transmit);
             let pair = Pair {

@@ -2,22 +2,29 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::super::lock;
 use super::super::queue::{Chain, ChainFault, Counters, DeviceQueue, Ram};
 use super::super::worker::{DirectQueue, Served, Service, Stop};
+use super::super::{VirtioError, lock};
 use super::control::Control;
 use super::header::{ETHERNET_BYTES, FRAME_BYTES_MAX, HEADER_BYTES, NUM_BUFFERS, Refusal, Rules};
 use super::link::Nic;
-use super::{TOKEN_CONTROL, TOKEN_RECEIVE, TOKEN_STOP, TOKEN_TRANSMIT};
+use super::{TOKEN_CONTROL, TOKEN_RECEIVE, TOKEN_STOP, TOKEN_TIMER, TOKEN_TRANSMIT};
 
 /// Packets carried to the guest before the thread looks at its other duties, and before the guest is interrupted.
 const RECEIVE_BATCH: usize = 64;
+
+/// How long the guest may stay without word of packets that are sent. It needs it for nothing but memory, and each word costs it an interrupt;
+/// a stack that limits what is under way (Linux's small queues) must not wait for long.
+const SIGNAL_DELAY: Duration = Duration::from_micros(200);
 
 /// A pair's queues with what serves them.
 pub(super) struct Pair {
@@ -45,12 +52,14 @@ impl Pair {
     pub(super) fn run(mut self, stop: &Stop) {
         let nic = Arc::clone(&self.nic);
         let epoll = &nic.pairs[self.index].epoll;
+        let transmit = Arc::clone(&self.transmit);
         let kicks = [
             (Some(self.receive.shared_kick()), TOKEN_RECEIVE),
             (Some(self.transmit.kick()), TOKEN_TRANSMIT),
             (self.control.as_ref().map(|queue| queue.kick()), TOKEN_CONTROL),
         ];
         let mut sources = vec![(stop.event().as_fd(), TOKEN_STOP)];
+        sources.push((transmit.service().timer.as_fd(), TOKEN_TIMER));
         sources.extend(kicks.iter().filter_map(|(kick, token)| Some((kick.as_ref()?.as_fd(), *token))));
         let added = sources.iter().try_for_each(|(fd, token)| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, *token)));
         if let Err(error) = added {
@@ -74,7 +83,11 @@ impl Pair {
                 match event.data() {
                     // EAGAIN cannot be: nobody else reads them.
                     TOKEN_RECEIVE => drop(self.receive.kick().read()),
-                    TOKEN_TRANSMIT => self.transmit.serve_all(stop),
+                    TOKEN_TIMER => {
+                        transmit.service().expired();
+                        transmit.signal();
+                    }
+                    TOKEN_TRANSMIT => transmit.serve_all(stop),
                     TOKEN_CONTROL => {
                         if let Some(control) = &self.control {
                             control.serve_all(stop);
@@ -203,12 +216,25 @@ pub(super) struct Transmit {
     counters: Arc<Counters>,
     /// The packet under way.
     frame: Mutex<Box<[u8]>>,
+    /// Runs while packets are sent of whose completion the guest was not told.
+    timer: TimerFd,
+    running: AtomicBool,
 }
 
 impl Transmit {
-    pub(super) fn new(nic: Arc<Nic>, index: usize, features: u64, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(nic: Arc<Nic>, index: usize, features: u64, counters: Arc<Counters>) -> Result<Self, VirtioError> {
         let frame = Mutex::new(vec![0; FRAME_BYTES_MAX].into());
-        Self { nic, index, rules: Rules::new(features), counters, frame }
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
+        let descriptor = |errno: Errno| VirtioError::Descriptor { device: "net".into(), what: "timer", source: errno.into() };
+        let timer = timer.map_err(descriptor)?;
+        Ok(Self { nic, index, rules: Rules::new(features), counters, frame, timer, running: AtomicBool::new(false) })
+    }
+
+    /// The time is over: from now on packets start it again.
+    fn expired(&self) {
+        // Reading says how often; once is what was asked for.
+        let _ = nix::unistd::read(self.timer.as_fd(), &mut [0; 8]);
+        self.running.store(false, Ordering::SeqCst);
     }
 
     fn refuse(&self, refusal: Refusal) {
@@ -259,5 +285,16 @@ impl Service for Transmit {
 
     fn enter(&self) -> bool {
         true
+    }
+
+    fn signals_later(&self) -> bool {
+        if self.running.swap(true, Ordering::SeqCst) {
+            return true;
+        }
+        let set = self.timer.set(Expiration::OneShot(TimeSpec::from_duration(SIGNAL_DELAY)), TimerSetTimeFlags::empty());
+        if set.is_err() {
+            self.running.store(false, Ordering::SeqCst);
+        }
+        set.is_ok()
     }
 }

@@ -169,6 +169,20 @@ fn packets_go_both_ways() {
 }
 
 #[test]
+fn the_guest_hears_of_sent_packets_in_the_end() {
+    let mut bench = Bench::bound(1);
+    for _ in 0..100 {
+        bench.send(1, &[&[0; HEADER_BYTES], &packet(60, 1)]);
+    }
+    // Without looking at the ring, which would say that it needs no word.
+    let packet = bench.driver.place(&[0; HEADER_BYTES + 60]);
+    bench.driver.offer(1, &[packet]);
+    let told = bench.driver.line.edges();
+    bench.driver.notify(1);
+    wait_for("an interrupt for the last", || (bench.driver.line.edges() > told).then_some(()));
+}
+
+#[test]
 fn a_large_packet_is_spread_over_buffers() {
     let mut bench = Bench::bound(1);
     bench.arrive(0, &packet(5000, 7));
