@@ -25,7 +25,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::fchdir;
-use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
+use virtiofsd::passthrough::{CachePolicy, Config, NegotiationMode, PassthroughFs};
 
 use super::queue::{Chain, ChainFault, Counters, DeviceQueue, Ram};
 use super::worker::{DirectQueue, Served, Service, Workers};
@@ -232,6 +232,7 @@ fn make(guest_fd_limit: u64, options: &ShareOptions) -> Result<PassthroughFs, Fs
         cache_policy: options.cache.into(),
         announce_submounts: true,
         xattr: options.xattr,
+        posix_acl: if options.xattr { NegotiationMode::Auto } else { NegotiationMode::Never },
         readdirplus: true,
         // Without it the guest asks for security.capability before every write.
         killpriv_v2: true,

@@ -56,6 +56,10 @@ const OFFERED: FsOptions = FsOptions::ASYNC_READ
     .union(FsOptions::READDIRPLUS_AUTO)
     .union(FsOptions::HANDLE_KILLPRIV_V2);
 
+/// What access control lists need: the lists themselves, the guest's umask left to the host (a default list replaces it), and word of the set-group-id
+/// bit that a new list takes away. In force when the file system wants them.
+const ACCESS_CONTROL_LISTS: FsOptions = FsOptions::POSIX_ACL.union(FsOptions::DONT_MASK).union(FsOptions::SETXATTR_EXT);
+
 pub(super) struct Server {
     fs: PassthroughFs,
     /// Options in force since INIT.
@@ -208,7 +212,7 @@ impl Server {
             let extension: fuse::InitInExt = request.object()?;
             flags |= u64::from(extension.flags2) << 32;
         }
-        let capable = FsOptions::from_bits_truncate(flags) & OFFERED;
+        let capable = FsOptions::from_bits_truncate(flags) & OFFERED.union(ACCESS_CONTROL_LISTS);
         let wanted = self.fs.init(capable)?;
         let enabled = (capable & (wanted | OFFERED)).bits();
         self.options.store(enabled, Ordering::Relaxed);
@@ -449,12 +453,16 @@ impl Server {
     }
 
     fn setxattr(&self, request: &mut Request<'_>) -> io::Result<()> {
-        // SETXATTR_EXT is not offered, so the structure is the short one.
         let fuse::SetxattrInCompat { size, flags } = request.object()?;
+        let mut extra = SetxattrFlags::empty();
+        if self.options.load(Ordering::Relaxed) & FsOptions::SETXATTR_EXT.bits() != 0 {
+            let [bits, _padding]: [u32; 2] = request.object()?;
+            extra = SetxattrFlags::from_bits_truncate(bits);
+        }
         let trailer = request.trailer()?;
         let (name, value) = split_string(&trailer)?;
         let value = value.get(..size as usize).filter(|value| value.len() <= MAX_XATTR_BYTES).ok_or_else(|| error(EINVAL))?;
-        self.fs.setxattr(request.context(), request.inode(), name, value, flags, SetxattrFlags::empty())
+        self.fs.setxattr(request.context(), request.inode(), name, value, flags, extra)
     }
 
     fn getxattr(&self, request: &mut Request<'_>, answer: &mut Answer<'_>) -> io::Result<()> {

@@ -413,7 +413,7 @@ fn listing_a_directory_over_several_pages() {
 fn extended_attributes() {
     let mut guest = Guest::new();
     let (inode, _) = guest.create(1, "file", ppc::O_RDWR, 0o600).unwrap();
-    let set = fuse::SetxattrInCompat { size: 5, flags: 0 };
+    let set = fuse::SetxattrIn { size: 5, ..Default::default() };
     match guest.call(Opcode::Setxattr, inode, &[set.as_slice(), &string("user.colour"), b"green"]) {
         Err(libc::EOPNOTSUPP) => return, // A temporary directory on a file system without them.
         result => assert_eq!(result, Ok(vec![])),
@@ -432,9 +432,34 @@ fn extended_attributes() {
     guest.call(Opcode::Removexattr, inode, &[&string("user.colour")]).unwrap();
     let gone = guest.call(Opcode::Getxattr, inode, &[get(9).as_slice(), &string("user.colour")]);
     assert_eq!(gone, Err(libc::ENODATA));
-    let lie = fuse::SetxattrInCompat { size: 50, flags: 0 };
+    let lie = fuse::SetxattrIn { size: 50, ..Default::default() };
     let short = guest.call(Opcode::Setxattr, inode, &[lie.as_slice(), &string("user.colour"), b"green"]);
     assert_eq!(short, Err(libc::EINVAL));
+}
+
+#[test]
+fn a_default_access_control_list_is_inherited_and_replaces_the_umask() {
+    let mut guest = Guest::new();
+    let mode_of = |guest: &Guest, name: &str| std::fs::metadata(guest.path(name)).unwrap().mode() & 0o7777;
+    let mkdir = fuse::MkdirIn { mode: 0o777, umask: 0o027 };
+    let made: fuse::EntryOut = object(&guest.call(Opcode::Mkdir, 1, &[mkdir.as_slice(), &string("d")]).unwrap());
+    assert_eq!(mode_of(&guest, "d"), 0o750, "the umask is the host's to apply");
+    // struct posix_acl_xattr_header and entries: owner rwx, user 3000 rw, group r, mask rw, others nothing.
+    let entry = |tag: u16, allowed: u16, id: u32| [&tag.to_le_bytes()[..], &allowed.to_le_bytes(), &id.to_le_bytes()].concat();
+    let nobody = u32::MAX;
+    let entries = [entry(1, 7, nobody), entry(2, 6, 3000), entry(4, 4, nobody), entry(0x10, 6, nobody), entry(0x20, 0, nobody)];
+    let list = [&2u32.to_le_bytes()[..], &entries.concat()].concat();
+    let set = fuse::SetxattrIn { size: list.len() as u32, ..Default::default() };
+    match guest.call(Opcode::Setxattr, made.nodeid, &[set.as_slice(), &string("system.posix_acl_default"), &list]) {
+        Err(libc::EOPNOTSUPP) => return, // A temporary directory on a file system without them.
+        result => assert_eq!(result, Ok(vec![])),
+    }
+    let mkdir = fuse::MkdirIn { mode: 0o777, umask: 0o077 };
+    let inner: fuse::EntryOut = object(&guest.call(Opcode::Mkdir, made.nodeid, &[mkdir.as_slice(), &string("inner")]).unwrap());
+    assert_eq!(mode_of(&guest, "d/inner"), 0o760, "the list's mask instead of the umask");
+    let get = fuse::GetxattrIn { size: 200, padding: 0 };
+    let inherited = guest.call(Opcode::Getxattr, inner.nodeid, &[get.as_slice(), &string("system.posix_acl_access")]).unwrap();
+    assert!(inherited.windows(8).any(|window| window == entry(2, 6, 3000)));
 }
 
 #[test]
