@@ -102,6 +102,17 @@ impl Host {
         self.containerd.id()
     }
 
+    /// Waits until containerd's process is gone, as a test has it killed.
+    pub fn wait_for_containerds_end(&mut self) -> Result<(), Error> {
+        self.containerd.wait().map(drop).map_err(io("containerd"))
+    }
+
+    /// Starts containerd again, on what the last one left.
+    pub fn restart_containerd(&mut self) -> Result<(), Error> {
+        self.containerd = spawn_containerd(&self.products, &self.bin, self.directory())?;
+        self.wait_for_containerd()
+    }
+
     /// What is tested.
     pub fn products(&self) -> &Products {
         &self.products
@@ -288,7 +299,7 @@ fn engine_path(products: &Products, engine: &Path) -> String {
 }
 
 fn spawn_containerd(products: &Products, bin: &Path, directory: &Path) -> Result<Child, Error> {
-    let log = File::create(directory.join("containerd.log")).map_err(io("containerd's log"))?;
+    let log = File::options().create(true).append(true).open(directory.join("containerd.log")).map_err(io("containerd's log"))?;
     // Its network namespace begins with a loopback that is down, which no machine has.
     let script = "ip link set lo up && exec \"$@\"";
     let mut command = Command::new("unshare");

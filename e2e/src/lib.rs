@@ -16,7 +16,9 @@
 //!
 //! `PAPERBOAT_E2E_KEEP=1` leaves the private containerd's directory for a look afterwards.
 //!
-//! [`host`] is the fixture, [`docker`] a Docker and [`cri`] a Kubernetes node on top of it, [`leaks`] the check that nothing is left, [`guest`] what a program in the guest can prove about where it
+//! [`host`] is the fixture, [`docker`] a Docker and [`cri`] a Kubernetes node on top of it, [`running`] a container in it ([`spec`] for
+//! what `ctr` has no options for, [`task_api`] for what it has no words for), [`events`] what containerd tells of it, [`leaks`] the check
+//! that nothing is left, [`guest`] what a program in the guest can prove about where it
 //! runs, [`demo`] the transcript of `cargo xtask demo`.
 
 #![forbid(unsafe_code)]
@@ -25,15 +27,20 @@ pub mod command;
 pub mod cri;
 pub mod demo;
 pub mod docker;
+pub mod events;
 pub mod expect;
 pub mod guest;
 pub mod host;
 pub mod leaks;
 pub mod products;
+pub mod running;
+pub mod spec;
+pub mod task_api;
 
 pub use command::Output;
 pub use host::Host;
 pub use products::Products;
+pub use running::Running;
 
 /// What went wrong around a test, as opposed to in it.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
+use tokio::io::Interest;
+
+use crate::sys;
 
 /// Where cgroup2 is mounted.
 pub const MOUNT: &str = "/sys/fs/cgroup";
@@ -42,6 +45,9 @@ const STATS_FILES: [&str; 15] = [
 /// How long a container may take to freeze or thaw, and its directory to go.
 const SETTLE: Duration = Duration::from_secs(10);
 const SETTLE_STEP: Duration = Duration::from_millis(20);
+
+/// A memory.events file has a handful of lines. Bytes.
+const EVENTS_MAX: usize = 1024;
 
 /// Deepest nesting of cgroups a container may make that we look into.
 const DEPTH_MAX: usize = 16;
@@ -155,6 +161,27 @@ impl Cgroup {
     pub fn oom_kills(&self) -> u64 {
         let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
         counter(&events, "oom_kill")
+    }
+
+    /// Waits until the kernel has killed more of its processes for lack of memory than `seen`; answers how many.
+    ///
+    /// # Errors
+    /// When the cgroup goes.
+    pub async fn oom_kills_beyond(&self, seen: u64) -> Result<u64, CgroupError> {
+        let path = self.path.join("memory.events");
+        let failed = |source| CgroupError::File { path: path.clone(), source };
+        let file = fs::File::open(&path).map_err(failed)?;
+        // kernfs tells of a change as an exceptional condition, since the last read of this very file.
+        let changes = sys::watch(file.into(), Interest::PRIORITY).map_err(failed)?;
+        loop {
+            let mut text = [0; EVENTS_MAX];
+            let len = nix::sys::uio::pread(changes.get_ref(), &mut text, 0).map_err(|errno| failed(errno.into()))?;
+            let kills = counter(&String::from_utf8_lossy(&text[..len]), "oom_kill");
+            if kills > seen {
+                return Ok(kills);
+            }
+            changes.ready(Interest::PRIORITY).await.map_err(failed)?.clear_ready();
+        }
     }
 
     /// The counters: file name to content, as far as they exist.

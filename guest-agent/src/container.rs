@@ -339,7 +339,7 @@ impl Containers {
         let process = container.process(exec_id)?;
         if process.only_added() {
             container.execs().remove(exec_id);
-            let ended = Ended { exit: Exit { status: 0, at_unix_ns: crate::reaper::unix_time_ns() }, oom: false };
+            let ended = Ended { exit: Exit { status: 0, at_unix_ns: crate::reaper::unix_time_ns() }, oom_kills: 0 };
             process.end(ended);
             return Ok(ended);
         }
@@ -439,7 +439,7 @@ impl Container {
     /// What follows from the end of the init: nothing of the container runs on, and its processes' ends are told before its own.
     async fn watch_init(self: Arc<Self>, exit: oneshot::Receiver<Exit>) {
         let Ok(exit) = exit.await else { return };
-        let oom = self.cgroup.oom_kills() > 0;
+        let oom_kills = self.cgroup.oom_kills();
         if let Err(error) = self.cgroup.kill() {
             crate::warn!("container={}: {error}", self.id);
         }
@@ -452,13 +452,13 @@ impl Container {
         if timeout(EXECS_GRACE, all_told).await.is_err() {
             crate::warn!("container={}: an added process outlives its init", self.id);
         }
-        crate::info!("container ended id={} status={} oom={oom}", self.id, exit.status);
-        self.init.end(Ended { exit, oom });
+        crate::info!("container ended id={} status={} oom_kills={oom_kills}", self.id, exit.status);
+        self.init.end(Ended { exit, oom_kills });
     }
 
     async fn watch_exec(self: Arc<Self>, process: Arc<Process>, exit: oneshot::Receiver<Exit>) {
         let Ok(exit) = exit.await else { return };
-        process.end(Ended { exit, oom: self.cgroup.oom_kills() > 0 });
+        process.end(Ended { exit, oom_kills: self.cgroup.oom_kills() });
     }
 
     fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Process>>> {

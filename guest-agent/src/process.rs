@@ -35,8 +35,8 @@ const STATUS_NOT_STARTED: u32 = 126;
 pub struct Ended {
     /// Its status and time.
     pub exit: Exit,
-    /// The kernel had killed a process of the container for lack of memory.
-    pub oom: bool,
+    /// How many processes of the container the kernel had killed for lack of memory by then.
+    pub oom_kills: u64,
 }
 
 /// Where it is in its life; its end is told by [`Process::ended`].
@@ -145,7 +145,7 @@ impl Process {
         };
         if started.is_err() && self.pid().is_none() {
             let exit = Exit { status: STATUS_NOT_STARTED, at_unix_ns: crate::reaper::unix_time_ns() };
-            self.end(Ended { exit, oom: false });
+            self.end(Ended { exit, oom_kills: 0 });
         }
         started
     }

@@ -6,7 +6,8 @@ use nix::time::{ClockId, clock_settime};
 use paperboat_protocol::agent::state_response::Status;
 use paperboat_protocol::agent::{
     CreateContainerRequest, CreateContainerResponse, Empty, ExecRequest, HelloRequest, HelloResponse, KillRequest, PidsResponse,
-    ProcessRequest, ResizePtyRequest, StartResponse, StateResponse, StatsResponse, UpdateRequest, WaitResponse, pids_response,
+    ProcessRequest, ResizePtyRequest, StartResponse, StateResponse, StatsResponse, UpdateRequest, WaitOomRequest,
+    WaitOomResponse, WaitResponse, pids_response,
 };
 use paperboat_protocol::{PROTOCOL_VERSION, agent_ttrpc};
 use tokio::sync::mpsc;
@@ -98,7 +99,7 @@ fn wait_response(ended: Ended) -> WaitResponse {
     WaitResponse {
         exit_status: ended.exit.status,
         exited_at_unix_ns: ended.exit.at_unix_ns,
-        oom: ended.oom,
+        oom_kills: ended.oom_kills,
         ..Default::default()
     }
 }
@@ -174,6 +175,17 @@ impl agent_ttrpc::Agent for Service {
     async fn wait(&self, _: &TtrpcContext, request: ProcessRequest) -> ttrpc::Result<WaitResponse> {
         let process = self.process(&request.id, &request.exec_id)?;
         Ok(wait_response(process.wait().await))
+    }
+
+    async fn wait_oom(&self, _: &TtrpcContext, request: WaitOomRequest) -> ttrpc::Result<WaitOomResponse> {
+        let container = self.containers.find(&request.id).map_err(ttrpc::Error::from)?;
+        let init = container.process("").map_err(ttrpc::Error::from)?;
+        let oom_kills = tokio::select! {
+            kills = container.cgroup().oom_kills_beyond(request.seen) => kills.map_err(AgentError::from)?,
+            // Nothing of it is left to be killed, and the call is not to outlive the container.
+            ended = init.wait() => ended.oom_kills,
+        };
+        Ok(WaitOomResponse { oom_kills, ..Default::default() })
     }
 
     async fn state(&self, _: &TtrpcContext, request: ProcessRequest) -> ttrpc::Result<StateResponse> {

@@ -51,7 +51,7 @@ async fn a_container_runs_prints_and_its_status_is_told() {
     assert_eq!(read_all(ends.stderr.as_mut().expect("stderr")).await, "wrong\n");
 
     let ended = container.wait("").await;
-    assert_eq!((ended.exit_status, ended.oom), (7, false));
+    assert_eq!((ended.exit_status, ended.oom_kills), (7, 0));
     assert!(ended.exited_at_unix_ns > 0);
     let state = container.state("").await.expect("state");
     assert_eq!((state.status.unwrap(), state.exit_status), (Status::STOPPED, 7));
@@ -365,7 +365,7 @@ async fn limits_hold_and_can_be_changed() {
     let hungry = limited("hungry", &["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]);
     hungry.run().await.expect("run");
     let ended = hungry.wait("").await;
-    assert_eq!((ended.exit_status, ended.oom), (137, true));
+    assert_eq!((ended.exit_status, ended.oom_kills), (137, 1));
     hungry.delete("").await.expect("delete");
 
     let modest = limited("modest", &["sleep", "1000"]);
@@ -387,7 +387,7 @@ async fn limits_hold_and_can_be_changed() {
     let (code, text) = refusal(pod.agent.update(context(), &bad).await);
     assert!(code == Code::INVALID_ARGUMENT && text.contains("resources_json"), "{text}");
     modest.kill("", 9, false).await.expect("kill");
-    assert!(!modest.wait("").await.oom);
+    assert_eq!(modest.wait("").await.oom_kills, 0);
     modest.delete("").await.expect("delete");
 }
 

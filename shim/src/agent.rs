@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use paperboat_protocol::agent::{
     CreateContainerRequest, ExecRequest, HelloRequest, KillRequest, ProcessRequest, ResizePtyRequest, StateResponse, Stdio,
-    UpdateRequest, WaitResponse,
+    UpdateRequest, WaitOomRequest, WaitResponse,
 };
 use paperboat_protocol::agent_ttrpc::AgentClient;
 use paperboat_protocol::{AGENT_PORT, PROTOCOL_VERSION, READY_MESSAGE};
@@ -202,6 +202,13 @@ impl Agent {
     pub async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<(), AgentError> {
         let request = KillRequest { id: id.into(), exec_id: exec_id.into(), signal, all, ..Default::default() };
         self.client.kill(limit(CALL_TIMEOUT), &request).await.map(drop).map_err(|error| failed("kill", &error))
+    }
+
+    /// Waits until the guest's kernel has ended more processes of a container for want of memory than `seen`; how many.
+    pub async fn wait_oom(&self, id: &str, seen: u64) -> Result<u64, AgentError> {
+        let request = WaitOomRequest { id: id.into(), seen, ..Default::default() };
+        let answer = self.client.wait_oom(context::with_timeout(0), &request).await;
+        answer.map(|answer| answer.oom_kills).map_err(|error| failed("wait for OOM", &error))
     }
 
     /// The agent's view of a process.

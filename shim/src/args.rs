@@ -33,6 +33,8 @@ pub enum Action {
     Serve,
     /// Print the version.
     Version,
+    /// Describe the runtime to containerd (2.0 and later).
+    Info,
 }
 
 /// The parsed command line.
@@ -92,6 +94,7 @@ impl Args {
             match name {
                 "debug" => args.debug = inline.as_deref() != Some("false"),
                 "v" | "version" => action = Some(Action::Version),
+                "info" => action = Some(Action::Info),
                 "namespace" | "id" | "address" | "publish-binary" | "bundle" | "config" => {
                     let value = inline.or_else(|| rest.next()).ok_or_else(|| ArgsError::MissingValue(name.to_owned()))?;
                     match name {
@@ -107,7 +110,7 @@ impl Args {
             }
         }
         args.action = action.unwrap_or(Action::Serve);
-        if args.action != Action::Version {
+        if !matches!(args.action, Action::Version | Action::Info) {
             for (name, value) in [("namespace", &args.namespace), ("id", &args.id)] {
                 if value.is_empty() {
                     return Err(ArgsError::Required(name));
@@ -134,6 +137,7 @@ mod tests {
         assert_eq!(args.action, Action::Start);
         assert_eq!((args.namespace.as_str(), args.id.as_str(), args.address.as_str()), ("default", "first", "/run/c.sock"));
         assert!(args.debug);
+        assert_eq!(parse("-info").unwrap().action, Action::Info);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Message, MessageField};
 use serde::{Deserialize, Serialize};
@@ -160,7 +161,19 @@ fn spawn_server(
     }
     command.arg("serve").current_dir(bundle);
     command.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().map(drop).map_err(io(program.display().to_string()))
+    let child = command.spawn().map_err(io(program.display().to_string()))?;
+    outlive_containers(child.id());
+    Ok(())
+}
+
+/// When memory runs out, the shim goes before its containerd and long before its containers, as containerd's own shims do.
+fn outlive_containers(server: u32) {
+    let of = |pid: u32| format!("/proc/{pid}/oom_score_adj");
+    let containerd = std::fs::read_to_string(of(nix::unistd::getppid().as_raw().unsigned_abs()));
+    if let Some(score) = containerd.ok().and_then(|text| text.trim().parse::<i32>().ok()) {
+        // Fails only where lowering it is not permitted, and then it stays what it was.
+        let _ = std::fs::write(of(server), (score + 1).min(1000).to_string());
+    }
 }
 
 /// Cleans up for a container whose shim is gone, and answers for it. May be repeated.
@@ -178,6 +191,12 @@ pub fn delete(args: &Args) -> Result<DeleteResponse, BootstrapError> {
         }
     }
     Ok(DeleteResponse { exit_status: KILLED, exited_at: MessageField::some(SystemTime::now().into()), ..Default::default() })
+}
+
+/// What containerd's introspection service tells of this runtime.
+pub fn info() -> RuntimeInfo {
+    let version = RuntimeVersion { version: env!("CARGO_PKG_VERSION").into(), ..Default::default() };
+    RuntimeInfo { name: crate::RUNTIME_NAME.into(), version: MessageField::some(version), ..Default::default() }
 }
 
 /// Whether nobody listens at the pod's socket. A killed server's connections end before its listening socket does, and containerd

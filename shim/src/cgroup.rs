@@ -1,7 +1,7 @@
-//! The pod's machine in the host's cgroups: a leaf beside the containers' own, so that what the pod costs is charged to the pod.
+//! The pod's machine and shim in the host's cgroups: a leaf beside the containers' own, so that what the pod costs is charged to the pod.
 //!
 //! The client's `cgroupsPath` names a cgroup for the container's processes, which live in the guest; its parent is what limits the pod
-//! (the kubelet's pod cgroup). The machine joins `PARENT/paperboat-POD`: on v1 in every mounted hierarchy, on v2 as a leaf, because only
+//! (the kubelet's pod cgroup). Machine and shim join `PARENT/paperboat-POD`: on v1 in every mounted hierarchy, on v2 as a leaf, because only
 //! leaves may hold processes there (cgroup-v2.rst, "No Internal Process Constraint").
 
 use std::fs;
@@ -20,26 +20,79 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 /// Where the kernel lists mounts.
 const MOUNTS: &str = "/proc/self/mountinfo";
 
+/// Where the kernel lists this process's cgroups.
+const MEMBERSHIPS: &str = "/proc/self/cgroup";
+
+/// A cgroup's list of processes; a written one joins.
+const PROCS: &str = "cgroup.procs";
+
+/// Options of a v1 hierarchy's file system that are not names of controllers.
+const NOT_CONTROLLERS: [&str; 6] = ["rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode"];
+
 /// A cgroup hierarchy's mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Hierarchy {
     mount_point: PathBuf,
+    /// Controllers of a v1 hierarchy, as /proc/PID/cgroup has them; empty on v2.
+    controllers: Vec<String>,
     /// cpuset on v1: a new cgroup takes no process before its CPUs and memory nodes are set.
     cpuset_v1: bool,
 }
 
-/// Joins `pid` to the pod's leaf in every hierarchy. Returns the directories that were made, parents first, also when a later step
-/// failed: they are to be removed with the pod. Those of `ours`, which other pods made, count as made: the last pod takes them away.
-pub fn join(cgroups_path: &str, pod: &str, pid: u32, ours: &[PathBuf]) -> (Vec<PathBuf>, io::Result<()>) {
-    let mut made = Vec::new();
-    let Some(leaf) = leaf(cgroups_path, pod) else { return (made, Ok(())) };
-    let joined = fs::read_to_string(MOUNTS).and_then(|table| {
-        hierarchies(&table).iter().try_for_each(|hierarchy| {
-            let directory = make(hierarchy, &leaf, ours, &mut made)?;
-            fs::write(directory.join("cgroup.procs"), pid.to_string())
+/// What [`join`] did, as far as it came.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// Directories that were made, parents first: they are to be removed with the pod.
+    pub made: Vec<PathBuf>,
+    /// Where this process was before.
+    pub home: Vec<PathBuf>,
+}
+
+/// Joins processes to the pod's leaf in every hierarchy. Directories of `ours`, which other pods made, count as made: the last pod takes
+/// them away.
+pub fn join(cgroups_path: &str, pod: &str, processes: &[u32], ours: &[PathBuf]) -> (Joined, io::Result<()>) {
+    let mut joined = Joined::default();
+    let Some(leaf) = leaf(cgroups_path, pod) else { return (joined, Ok(())) };
+    let result = hierarchies_here().and_then(|(hierarchies, memberships)| {
+        hierarchies.iter().try_for_each(|hierarchy| {
+            joined.home.extend(hierarchy.of_member(&memberships));
+            let directory = make(hierarchy, &leaf, ours, &mut joined.made)?;
+            processes.iter().try_for_each(|pid| fs::write(directory.join(PROCS), pid.to_string()))
         })
     });
-    (made, joined)
+    (joined, result)
+}
+
+/// Moves this process out of `made` and back to where it was, or to the hierarchy's root where that is gone: its last work is to remove them.
+pub fn leave(made: &[PathBuf], home: &[PathBuf]) {
+    let Ok((hierarchies, memberships)) = hierarchies_here() else { return };
+    for hierarchy in hierarchies {
+        if !hierarchy.of_member(&memberships).is_some_and(|now| made.contains(&now)) {
+            continue;
+        }
+        let back = home.iter().find(|path| path.starts_with(&hierarchy.mount_point));
+        let pid = std::process::id().to_string();
+        let left = back.is_some_and(|back| fs::write(back.join(PROCS), &pid).is_ok());
+        if !left && let Err(error) = fs::write(hierarchy.mount_point.join(PROCS), &pid) {
+            log::warn!("{}: {error}", hierarchy.mount_point.display());
+        }
+    }
+}
+
+fn hierarchies_here() -> io::Result<(Vec<Hierarchy>, String)> {
+    Ok((hierarchies(&fs::read_to_string(MOUNTS)?), fs::read_to_string(MEMBERSHIPS)?))
+}
+
+impl Hierarchy {
+    /// The directory of the process whose `/proc/PID/cgroup` (cgroups(7)) is given.
+    fn of_member(&self, memberships: &str) -> Option<PathBuf> {
+        memberships.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            let same = controllers.split(',').filter(|name| !name.is_empty()).eq(self.controllers.iter().map(String::as_str));
+            same.then(|| self.mount_point.join(path.trim_start_matches('/')))
+        })
+    }
 }
 
 /// Removes directories that [`join`] made, as far as nobody else uses them.
@@ -97,8 +150,13 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
         let mut rest = rest.split(' ');
         let (kind, options) = (rest.next()?.to_owned(), rest.nth(1)?.to_owned());
         let mount_point = PathBuf::from(fields.split(' ').nth(4)?);
-        let cpuset_v1 = kind == "cgroup" && options.split(',').any(|option| option == "cpuset");
-        Some((kind, Hierarchy { mount_point, cpuset_v1 }))
+        let named = |option: &&str| !NOT_CONTROLLERS.contains(option) && !option.starts_with("release_agent=");
+        let controllers: Vec<String> = match kind.as_str() {
+            "cgroup" => options.split(',').filter(named).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        let cpuset_v1 = controllers.iter().any(|name| name == "cpuset");
+        Some((kind, Hierarchy { mount_point, controllers, cpuset_v1 }))
     };
     let all: Vec<_> = mountinfo.lines().filter_map(parse).collect();
     let of =
@@ -165,10 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn a_processes_place_in_each_hierarchy_is_found() {
+        let table = "31 23 0:27 / /c/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+            32 23 0:28 / /c/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
+        let memberships = "4:cpu,cpuacct:/a/b\n1:name=systemd:/s\n0::/unified\n";
+        let places: Vec<_> = hierarchies(table).iter().map(|hierarchy| hierarchy.of_member(memberships)).collect();
+        assert_eq!(places, [Some("/c/cpu,cpuacct/a/b".into()), Some("/c/systemd/s".into())]);
+        let v2 = &hierarchies("30 23 0:26 / /c rw - cgroup2 cgroup2 rw,nsdelegate\n")[0];
+        assert_eq!(v2.of_member(memberships), Some("/c/unified".into()));
+    }
+
+    #[test]
     fn what_was_made_is_removed_and_what_was_there_stays() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("kubepods")).unwrap();
-        let hierarchy = Hierarchy { mount_point: root.path().into(), cpuset_v1: false };
+        let hierarchy = Hierarchy { mount_point: root.path().into(), controllers: Vec::new(), cpuset_v1: false };
         let (mut first, mut second) = (Vec::new(), Vec::new());
         make(&hierarchy, Path::new("kubepods/pod1/paperboat-a"), &[], &mut first).unwrap();
         make(&hierarchy, Path::new("kubepods/pod1/paperboat-b"), &first, &mut second).unwrap();

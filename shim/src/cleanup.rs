@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cgroup;
 use crate::paths::PodPaths;
 
 /// Rounds of unmounting: mounts may be stacked, and more may appear by propagation while we work.
@@ -116,9 +117,12 @@ pub fn remove_tree(root: &Path) -> Result<(), CleanupError> {
 /// Removes a whole pod: its machine if it still runs, mounts, directory, and parents that became empty.
 pub fn remove_pod(paths: &PodPaths) -> Result<(), CleanupError> {
     end_machine(paths)?;
-    if let Ok(made) = std::fs::read_to_string(paths.cgroups()) {
-        crate::cgroup::remove(&made.lines().map(PathBuf::from).collect::<Vec<_>>());
-    }
+    let lines = |path: PathBuf| -> Vec<PathBuf> {
+        std::fs::read_to_string(path).unwrap_or_default().lines().map(PathBuf::from).collect()
+    };
+    let made = lines(paths.cgroups());
+    cgroup::leave(&made, &lines(paths.cgroup_home()));
+    cgroup::remove(&made);
     remove_tree(paths.root())?;
     // The namespace's directory and the state directory go when they are empty.
     remove_empty_parents(paths.root(), 2);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -116,13 +117,15 @@ pub struct Container {
     pub role: Role,
     /// Its first process.
     pub init: Arc<Process>,
+    /// Processes that the guest's kernel ended for want of memory, as far as containerd has heard of it.
+    pub oom_told: AtomicU64,
     execs: Mutex<HashMap<String, Arc<Process>>>,
 }
 
 impl Container {
     /// A container with its init and no other process.
     pub fn new(id: &str, bundle: &str, role: Role, init: Arc<Process>) -> Self {
-        Self { id: id.into(), bundle: bundle.into(), role, init, execs: Mutex::default() }
+        Self { id: id.into(), bundle: bundle.into(), role, init, oom_told: AtomicU64::new(0), execs: Mutex::default() }
     }
 
     /// The process of that name; an empty name is the init.

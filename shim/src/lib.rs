@@ -6,7 +6,7 @@
 //!    first container of a pod, later ones find its address. [`serve`] is that process.
 //! 2. [`service`] answers containerd's Task API and drives one [`pod`], made of [`container`]s and their processes.
 //! 3. A pod owns directories ([`paths`]), the root file systems and volumes mounted there ([`rootfs`], [`spec`], checked by [`elf`]),
-//!    one machine ([`machine`], in the host's cgroups by [`cgroup`]) and the connection to its agent ([`agent`]).
+//!    one machine ([`machine`], as large as [`size`] says, in the host's cgroups by [`cgroup`]) and the connection to its agent ([`agent`]).
 //! 4. Standard streams are pumped between containerd's fifos and vsock connections ([`streams`]); what happens is told to containerd
 //!    in order ([`events`]).
 //! 5. [`cleanup`] removes what a pod leaves on the host, from the living shim and from the `delete` command alike.
@@ -32,6 +32,7 @@ pub mod pod;
 pub mod rootfs;
 pub mod serve;
 pub mod service;
+pub mod size;
 pub mod spec;
 pub mod streams;
 

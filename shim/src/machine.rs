@@ -28,7 +28,8 @@ use crate::cgroup;
 use crate::cleanup;
 use crate::config::{Config, VirtioFs};
 use crate::paths::PodPaths;
-use crate::spec::NetworkNamespace;
+use crate::size::Size;
+use crate::spec::{NetworkNamespace, Spec};
 
 /// Where the machine finds its control socket and its lifeline.
 const CONTROL_FD: i32 = 3;
@@ -143,6 +144,7 @@ impl Counters {
 pub struct Machine {
     client: MachineClient,
     pid: u32,
+    size: Size,
     control: Arc<Control>,
     end: watch::Receiver<Option<Arc<MachineEnd>>>,
     _lifeline: OwnedFd,
@@ -155,14 +157,9 @@ struct Control {
 }
 
 impl Machine {
-    /// Starts the process in its network namespace and in the cgroup beside `cgroups_path`, and the machine in it.
-    pub async fn start(
-        config: &Config,
-        paths: &PodPaths,
-        pod: &str,
-        namespace: NetworkNamespace,
-        cgroups_path: &str,
-    ) -> Result<Self, MachineError> {
+    /// Starts the process in the pod's network namespace and in the cgroup beside the one its specification names, and the machine in it.
+    pub async fn start(config: &Config, paths: &PodPaths, pod: &str, spec: &Spec) -> Result<Self, MachineError> {
+        let size = Size::of(config, spec);
         let program = config.vmm_path();
         for (what, path) in [("guest kernel", &config.kernel), ("guest initramfs", &config.initramfs), ("machine", &program)] {
             readable_file(path).map_err(|source| MachineError::File { what, path: path.clone(), source })?;
@@ -187,13 +184,14 @@ impl Machine {
                 FdMapping { parent_fd: lifeline_reader, child_fd: LIFELINE_FD },
             ])
             .map_err(|_| spawn_error(std::io::ErrorKind::InvalidInput.into()))?;
-        let mut child = spawn_in(command, namespace, &program).await?;
+        let mut child = spawn_in(command, spec.network_namespace(), &program).await?;
         let pid = child.id().unwrap_or(0);
         if let Err(error) = cleanup::note_machine(paths, pid) {
             log::warn!("machine.pid: {error}");
         }
         // Before the first page of guest memory, which would stay charged to wherever the process was born.
-        join_cgroup(paths, pod, cgroups_path, pid);
+        join_cgroup(paths, pod, spec.cgroups_path(), pid);
+        adjust_oom_score(pid, spec.oom_score_adj());
 
         // The socket was bound before the child was born: only its death makes it refuse.
         let client = match Client::connect(&format!("unix://{}", paths.control_socket().display())).await {
@@ -211,14 +209,14 @@ impl Machine {
         let control = Arc::new(Control { started: Notify::new(), kill: Notify::new(), stopping: false.into() });
         let (end_sender, end) = watch::channel(None);
         tokio::spawn(watch_end(child, client.clone(), paths.console_log(), control.clone(), end_sender));
-        let machine = Self { client, pid, control, end, _lifeline: lifeline };
+        let machine = Self { client, pid, size, control, end, _lifeline: lifeline };
 
         let request = StartRequest {
             kernel_path: config.kernel.display().to_string(),
             initrd_path: config.initramfs.display().to_string(),
             cmdline: command_line(config),
-            vcpus: config.vcpus,
-            memory_bytes: config.memory_mib << 20,
+            vcpus: size.vcpus,
+            memory_bytes: size.memory_bytes,
             backend: config.backend.as_str().into(),
             share_path: paths.share().display().to_string(),
             vsock_path: paths.vsock_socket().display().to_string(),
@@ -232,7 +230,8 @@ impl Machine {
             answer = machine.client.start(context::with_duration(START_TIMEOUT), &request) => match answer {
                 Ok(answer) => {
                     machine.control.started.notify_one();
-                    log::info!("machine started pid={pid} backend={}", answer.backend);
+                    let Size { vcpus, memory_bytes } = size;
+                    log::info!("machine started pid={pid} backend={} vcpus={vcpus} memory_mib={}", answer.backend, memory_bytes >> 20);
                     return Ok(machine);
                 }
                 Err(error) => error,
@@ -253,6 +252,11 @@ impl Machine {
     /// Host process id of the machine.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Its memory, bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.size.memory_bytes
     }
 
     /// The machine's end, once it came.
@@ -343,13 +347,24 @@ fn command_line(config: &Config) -> String {
     line
 }
 
-/// Puts the machine where the pod's costs belong. A host whose cgroups cannot be written to still runs pods.
+/// The host's kernel looks at the machine when memory runs out, where the pod's processes are not to be seen.
+fn adjust_oom_score(pid: u32, adjustment: Option<i32>) {
+    if let Some(adjustment) = adjustment
+        && let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), adjustment.to_string())
+    {
+        log::warn!("oom_score_adj {adjustment} of the machine: {error}");
+    }
+}
+
+/// Puts the machine and this process where the pod's costs belong. A host whose cgroups cannot be written to still runs pods.
 fn join_cgroup(paths: &PodPaths, pod: &str, cgroups_path: &str, pid: u32) {
-    let (made, joined) = cgroup::join(cgroups_path, pod, pid, &paths.cgroups_of_siblings());
-    let list = made.iter().map(|directory| format!("{}\n", directory.display())).collect::<String>();
-    if let Err(error) = joined.and_then(|()| std::fs::write(paths.cgroups(), &list)) {
+    let processes = [pid, std::process::id()];
+    let (joined, result) = cgroup::join(cgroups_path, pod, &processes, &paths.cgroups_of_siblings());
+    let lines = |list: &[PathBuf]| list.iter().map(|directory| format!("{}\n", directory.display())).collect::<String>();
+    let noted = std::fs::write(paths.cgroup_home(), lines(&joined.home))
+        .and_then(|()| std::fs::write(paths.cgroups(), lines(&joined.made)));
+    if let Err(error) = result.and(noted) {
         log::warn!("the machine is not in the pod's cgroup: {error}");
-        let _ = std::fs::write(paths.cgroups(), list);
     }
 }
 

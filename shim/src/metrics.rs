@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
-use containerd_shim_protos::cgroups_v2::metrics::{CPUStat, MemoryEvents, MemoryStat, Metrics, PidsStat};
+use containerd_shim_protos::cgroups_v2::metrics::{CPUStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PidsStat};
 use protobuf::{Message, MessageField};
 
 /// Type of the message, as containerd's registry of types knows it.
 pub const TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
+
+/// Block devices told at most: the text comes from the guest.
+const MAX_DEVICES: usize = 64;
 
 /// Encodes the counters of the named cgroup files; files that are missing or strange count as zero.
 pub fn encode(files: &HashMap<String, String>) -> protobuf::Result<Vec<u8>> {
@@ -26,6 +29,8 @@ fn metrics(files: &HashMap<String, String>) -> Metrics {
             nr_periods: cpu.of("nr_periods"),
             nr_throttled: cpu.of("nr_throttled"),
             throttled_usec: cpu.of("throttled_usec"),
+            nr_bursts: cpu.of("nr_bursts"),
+            burst_usec: cpu.of("burst_usec"),
             ..Default::default()
         }),
         memory: MessageField::some(MemoryStat {
@@ -38,6 +43,7 @@ fn metrics(files: &HashMap<String, String>) -> Metrics {
             file_mapped: memory.of("file_mapped"),
             file_dirty: memory.of("file_dirty"),
             file_writeback: memory.of("file_writeback"),
+            anon_thp: memory.of("anon_thp"),
             inactive_anon: memory.of("inactive_anon"),
             active_anon: memory.of("active_anon"),
             inactive_file: memory.of("inactive_file"),
@@ -47,10 +53,23 @@ fn metrics(files: &HashMap<String, String>) -> Metrics {
             slab_unreclaimable: memory.of("slab_unreclaimable"),
             pgfault: memory.of("pgfault"),
             pgmajfault: memory.of("pgmajfault"),
+            workingset_refault: memory.of("workingset_refault_anon").saturating_add(memory.of("workingset_refault_file")),
+            workingset_activate: memory.of("workingset_activate_anon").saturating_add(memory.of("workingset_activate_file")),
+            workingset_nodereclaim: memory.of("workingset_nodereclaim"),
+            pgrefill: memory.of("pgrefill"),
+            pgscan: memory.of("pgscan"),
+            pgsteal: memory.of("pgsteal"),
+            pgactivate: memory.of("pgactivate"),
+            pgdeactivate: memory.of("pgdeactivate"),
+            pglazyfree: memory.of("pglazyfree"),
+            pglazyfreed: memory.of("pglazyfreed"),
+            thp_fault_alloc: memory.of("thp_fault_alloc"),
+            thp_collapse_alloc: memory.of("thp_collapse_alloc"),
             usage: single("memory.current"),
             usage_limit: single("memory.max"),
             swap_usage: single("memory.swap.current"),
             swap_limit: single("memory.swap.max"),
+            max_usage: single("memory.peak"),
             ..Default::default()
         }),
         memory_events: MessageField::some(MemoryEvents {
@@ -59,10 +78,33 @@ fn metrics(files: &HashMap<String, String>) -> Metrics {
             max: events.of("max"),
             oom: events.of("oom"),
             oom_kill: events.of("oom_kill"),
+            oom_group_kill: events.of("oom_group_kill"),
+            ..Default::default()
+        }),
+        io: MessageField::some(IOStat {
+            usage: files.get("io.stat").map_or("", String::as_str).lines().take(MAX_DEVICES).filter_map(io_entry).collect(),
             ..Default::default()
         }),
         ..Default::default()
     }
+}
+
+/// A line of io.stat (cgroup-v2.rst): `MAJOR:MINOR rbytes=… wbytes=… rios=… wios=…`.
+fn io_entry(line: &str) -> Option<IOEntry> {
+    let (device, counters) = line.split_once(' ')?;
+    let (major, minor) = device.split_once(':')?;
+    let mut entry = IOEntry { major: major.parse().ok()?, minor: minor.parse().ok()?, ..Default::default() };
+    for (key, value) in counters.split(' ').filter_map(|counter| counter.split_once('=')) {
+        let value = value.parse().unwrap_or(0);
+        match key {
+            "rbytes" => entry.rbytes = value,
+            "wbytes" => entry.wbytes = value,
+            "rios" => entry.rios = value,
+            "wios" => entry.wios = value,
+            _ => {}
+        }
+    }
+    Some(entry)
 }
 
 /// A number or cgroup v2's word for "no limit".
@@ -98,6 +140,7 @@ mod tests {
             ("cpu.stat", "usage_usec 10\nuser_usec 7\nsystem_usec 3\n"),
             ("memory.stat", "anon 5\nstrange\nfile -1\n"),
             ("memory.events", "oom_kill 2\n"),
+            ("io.stat", "253:0 rbytes=8 wbytes=9 rios=1 wios=2 dbytes=0\nstrange\n"),
         ];
         let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into_iter().collect();
         let decoded = Metrics::parse_from_bytes(&encode(&files).unwrap()).unwrap();
@@ -105,6 +148,7 @@ mod tests {
             (decoded.memory.usage, decoded.memory.usage_limit, decoded.memory.anon, decoded.memory.file),
             (4096, u64::MAX, 5, 0)
         );
+        assert_eq!((decoded.io.usage.len(), decoded.io.usage[0].major, decoded.io.usage[0].wbytes), (1, 253, 9));
         assert_eq!((decoded.cpu.usage_usec, decoded.pids.current, decoded.memory_events.oom_kill), (10, 3, 2));
     }
 }

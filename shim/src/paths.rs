@@ -9,7 +9,7 @@
 //!     share/                       what the guest sees: files/ mounted read-only, root file systems and volumes on top
 //!     console.log machine.log shim.log
 //!     pod.json                     what the pod is, for the operator's command
-//!     machine.pid cgroups          for `delete`
+//!     machine.pid cgroups cgroup-home owner   for whoever cleans up after this shim
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -114,9 +114,19 @@ impl PodPaths {
         self.root.join("shim.log")
     }
 
+    /// Name of the Task API socket of the shim whose pod this is.
+    pub fn owner(&self) -> PathBuf {
+        self.root.join("owner")
+    }
+
     /// Directories made in the host's cgroup hierarchies, one a line.
     pub fn cgroups(&self) -> PathBuf {
         self.root.join("cgroups")
+    }
+
+    /// The shim's own cgroups before it joined the pod's, one a line.
+    pub fn cgroup_home(&self) -> PathBuf {
+        self.root.join("cgroup-home")
     }
 
     /// What other pods of this namespace list in [`Self::cgroups`].

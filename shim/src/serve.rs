@@ -45,7 +45,7 @@ pub async fn serve(args: &Args) -> Result<(), ServeError> {
     let config = Config::load(args.config.as_deref())?;
     logging::start(&args.namespace, &args.id, args.debug || config.debug);
     let publisher = Publisher::start(&args.namespace, std::env::var(ADDRESS_VARIABLE).ok());
-    let service = Service::new(&args.namespace, &args.id, config, publisher.clone());
+    let service = Service::new(&args.namespace, &args.id, socket.clone(), config, publisher.clone());
     let task = Arc::new(service.clone());
     let mut v2 = create_task(task.clone());
     let v2 = v2.drain().map(|(_, methods)| (TASK_V2.to_owned(), methods)).collect();

@@ -1,5 +1,6 @@
 //! containerd's Task API over one pod.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use crate::agent::AgentError;
 use crate::config::Config;
 use crate::container::Phase;
 use crate::events::Publisher;
+use crate::paths::PodPaths;
 use crate::pod::{CreateOptions, Pod, PodError};
 use crate::streams::StdioPaths;
 
@@ -31,6 +33,7 @@ pub struct Service {
 struct Shared {
     namespace: String,
     pod_id: String,
+    socket: PathBuf,
     config: Config,
     publisher: Publisher,
     pod: RwLock<Option<Arc<Pod>>>,
@@ -45,9 +48,13 @@ impl From<PodError> for ttrpc::Error {
             PodError::NotFound(_) | PodError::Finished | PodError::Agent(AgentError::NotFound(_)) => Code::NOT_FOUND,
             PodError::Exists(_) => Code::ALREADY_EXISTS,
             PodError::WrongPhase { .. } => Code::FAILED_PRECONDITION,
-            PodError::BadId(_) | PodError::Config(_) | PodError::Spec(_) | PodError::Architecture(_) | PodError::Stream(_) => {
-                Code::INVALID_ARGUMENT
-            }
+            PodError::BadId(_)
+            | PodError::Config(_)
+            | PodError::Resources(_)
+            | PodError::BeyondMachine { .. }
+            | PodError::Spec(_)
+            | PodError::Architecture(_)
+            | PodError::Stream(_) => Code::INVALID_ARGUMENT,
             _ => Code::UNKNOWN,
         };
         get_rpc_status(code, error)
@@ -55,11 +62,12 @@ impl From<PodError> for ttrpc::Error {
 }
 
 impl Service {
-    /// A service without a pod; the first Create boots it.
-    pub fn new(namespace: &str, pod_id: &str, config: Config, publisher: Publisher) -> Self {
+    /// A service at `socket`, without a pod; the first Create boots it.
+    pub fn new(namespace: &str, pod_id: &str, socket: PathBuf, config: Config, publisher: Publisher) -> Self {
         let shared = Shared {
             namespace: namespace.into(),
             pod_id: pod_id.into(),
+            socket,
             config,
             publisher,
             pod: RwLock::default(),
@@ -76,11 +84,15 @@ impl Service {
 
     /// Ends what may still be there.
     pub async fn close(&self) {
+        let shared = &self.shared;
         if let Ok(pod) = self.pod() {
             pod.end_machine().await;
-            if let Err(error) = crate::cleanup::remove_pod(pod.paths()) {
-                log::error!("{error}");
-            }
+        }
+        // A pod that was still booting has a directory too.
+        let paths = PodPaths::new(&shared.config.state_dir, &shared.namespace, &shared.pod_id);
+        let ours = std::fs::read_to_string(paths.owner()).is_ok_and(|owner| Path::new(&owner) == shared.socket);
+        if ours && let Err(error) = crate::cleanup::remove_pod(&paths) {
+            log::error!("{error}");
         }
     }
 
@@ -102,7 +114,8 @@ impl Service {
             }
             Err(_) => {
                 let shared = &self.shared;
-                let pod = Pod::boot(&shared.config, &shared.namespace, &shared.pod_id, shared.publisher.clone(), options).await?;
+                let (namespace, id, publisher) = (&shared.namespace, &shared.pod_id, shared.publisher.clone());
+                let pod = Pod::boot(&shared.config, namespace, id, &shared.socket, publisher, options).await?;
                 let pid = pod.pid();
                 self.set_pod(Some(pod));
                 Ok(pid)
@@ -221,12 +234,11 @@ impl Task for Service {
 
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> ttrpc::Result<api::PidsResponse> {
         let pod = self.pod()?;
-        pod.container(&request.id)?;
-        let processes = pod.or_machine_end(pod.agent().pids(&request.id)).await?;
         // Guest pids mean nothing on the host, and clients look them up there (`docker top`): each process of the guest is
         // told as the host process that it runs in.
-        let entry = |_| api::ProcessInfo { pid: pod.pid(), ..Default::default() };
-        Ok(api::PidsResponse { processes: processes.into_iter().map(entry).collect(), ..Default::default() })
+        let entry = api::ProcessInfo { pid: pod.pid(), ..Default::default() };
+        let processes = vec![entry; pod.count_processes(&request.id).await?];
+        Ok(api::PidsResponse { processes, ..Default::default() })
     }
 
     async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> ttrpc::Result<api::Empty> {
@@ -247,7 +259,9 @@ impl Task for Service {
 
     async fn resize_pty(&self, _: &TtrpcContext, request: api::ResizePtyRequest) -> ttrpc::Result<api::Empty> {
         let pod = self.pod()?;
-        pod.process(&request.id, &request.exec_id)?;
+        if pod.process(&request.id, &request.exec_id)?.exit().is_some() {
+            return Err(PodError::Finished.into());
+        }
         pod.or_machine_end(pod.agent().resize(&request.id, &request.exec_id, request.width, request.height)).await?;
         Ok(api::Empty::new())
     }
@@ -264,17 +278,15 @@ impl Task for Service {
 
     async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> ttrpc::Result<api::Empty> {
         let pod = self.pod()?;
-        pod.container(&request.id)?;
         let resources = request.resources.into_option().unwrap_or_default().value;
         let resources = String::from_utf8(resources).map_err(|error| get_rpc_status(Code::INVALID_ARGUMENT, error))?;
-        pod.or_machine_end(pod.agent().update(&request.id, &resources)).await?;
+        pod.update(&request.id, &resources).await?;
         Ok(api::Empty::new())
     }
 
     async fn stats(&self, _: &TtrpcContext, request: api::StatsRequest) -> ttrpc::Result<api::StatsResponse> {
         let pod = self.pod()?;
-        pod.container(&request.id)?;
-        let files = pod.or_machine_end(pod.agent().stats(&request.id)).await?;
+        let files = pod.counters(&request.id).await?;
         let value = crate::metrics::encode(&files).map_err(|error| get_rpc_status(Code::INTERNAL, error))?;
         let any = Any { type_url: crate::metrics::TYPE_URL.into(), value, ..Default::default() };
         Ok(api::StatsResponse { stats: MessageField::some(any), ..Default::default() })

@@ -9,6 +9,8 @@ use paperboat_protocol::SHARE_MOUNT;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::size::{Asked, Resources};
+
 /// Largest config.json read, in bytes. Linux bounds arguments and environment at a few MiB; the rest is small beside them.
 const MAX_SPEC_BYTES: u64 = 64 << 20;
 
@@ -53,17 +55,30 @@ struct View {
     process: Option<ProcessView>,
     root: Option<RootView>,
     hostname: String,
+    #[serde(deserialize_with = "nullable")]
     mounts: Vec<MountView>,
+    #[serde(deserialize_with = "nullable")]
     annotations: HashMap<String, String>,
+    #[serde(deserialize_with = "nullable")]
+    hooks: HashMap<String, Vec<Value>>,
     linux: Option<LinuxView>,
+}
+
+/// Go writes an empty list or map as null where a field is not marked `omitempty`.
+fn nullable<'de, T: Default + Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ProcessView {
+    #[serde(deserialize_with = "nullable")]
     args: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
     env: Vec<String>,
     cwd: PathBuf,
+    #[serde(rename = "oomScoreAdj")]
+    oom_score_adj: Option<i32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,14 +94,17 @@ struct MountView {
     #[serde(rename = "type")]
     kind: String,
     source: PathBuf,
+    #[serde(deserialize_with = "nullable")]
     options: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct LinuxView {
+    #[serde(deserialize_with = "nullable")]
     namespaces: Vec<NamespaceView>,
     cgroups_path: String,
+    resources: Option<Resources>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -201,9 +219,32 @@ impl Spec {
         self.view.linux.as_ref().map_or("", |linux| &linux.cgroups_path)
     }
 
+    /// Limits of the container itself.
+    pub fn resources(&self) -> Asked {
+        self.view.linux.as_ref().and_then(|linux| linux.resources.as_ref()).map(Resources::asked).unwrap_or_default()
+    }
+
+    /// Limits of the whole pod, where the client knows them when it starts the pod.
+    pub fn annotated_resources(&self) -> Asked {
+        let number = |name: &str| self.view.annotations.get(&format!("io.kubernetes.cri.sandbox-{name}"))?.parse::<i64>().ok();
+        let period = number("cpu-period").and_then(|period| u64::try_from(period).ok());
+        Asked::new(number("memory"), number("cpu-quota"), period)
+    }
+
+    /// How readily the host's kernel ends the pod when memory runs out.
+    pub fn oom_score_adj(&self) -> Option<i32> {
+        self.view.process.as_ref()?.oom_score_adj
+    }
+
     /// `root.path`: absolute, or relative to the bundle.
     pub fn root_path(&self) -> &Path {
         self.view.root.as_ref().map_or(Path::new("rootfs"), |root| &root.path)
+    }
+
+    /// Kinds of hooks that the specification wants run on the host.
+    pub fn host_hooks(&self) -> Vec<&str> {
+        let on_host = |kind: &str| !matches!(kind, "createContainer" | "startContainer");
+        self.view.hooks.iter().filter(|(kind, hooks)| on_host(kind) && !hooks.is_empty()).map(|(kind, _)| kind.as_str()).collect()
     }
 
     /// Arguments, environment and working directory of the container's process.
@@ -270,6 +311,18 @@ mod tests {
     }
 
     #[test]
+    fn the_pods_size_comes_from_annotations_or_limits() {
+        let pod = spec(json!({
+            "annotations": {"io.kubernetes.cri.sandbox-memory": "1048576", "io.kubernetes.cri.sandbox-cpu-quota": "200000",
+                            "io.kubernetes.cri.sandbox-cpu-period": "100000"},
+            "linux": {"resources": {"memory": {"limit": 5}}},
+        }));
+        assert_eq!(pod.annotated_resources(), Asked { memory_bytes: Some(1 << 20), cpus: Some(2) });
+        assert_eq!(pod.resources(), Asked { memory_bytes: Some(5), cpus: None });
+        assert_eq!(spec(json!({"linux": {"resources": null}})).resources(), Asked::default());
+    }
+
+    #[test]
     fn the_guests_copy_has_guest_paths_and_keeps_the_rest() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("hosts");
@@ -292,6 +345,18 @@ mod tests {
         assert_eq!(volumes.len(), 2);
         assert!(volumes[0].directory && volumes[0].recursive && volumes[0].read_only);
         assert!(!volumes[1].directory && !volumes[1].recursive && !volumes[1].read_only);
+    }
+
+    #[test]
+    fn null_is_empty() {
+        let empty = spec(json!({"mounts": null, "hooks": null, "annotations": null, "process": {"args": null, "env": null}}));
+        assert!(empty.host_hooks().is_empty() && empty.program().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn hooks_for_the_host_are_told_apart() {
+        let hooks = json!({"hooks": {"prestart": [{"path": "/h"}], "startContainer": [{"path": "/g"}], "poststop": []}});
+        assert_eq!(spec(hooks).host_hooks(), ["prestart"]);
     }
 
     #[test]

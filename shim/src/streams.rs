@@ -177,10 +177,9 @@ async fn open_sink(name: &str) -> Result<Sink, StreamError> {
 
 fn open_source(name: &str) -> Result<pipe::Receiver, StreamError> {
     match target(name)? {
-        // Both ways again: without a writer yet, a fifo reads as ended. The end is told by CloseIO.
-        Target::Fifo(path) => {
-            pipe::OpenOptions::new().read_write(true).open_receiver(&path).map_err(|source| StreamError::Open { path, source })
-        }
+        // For reading only: clients end standard input by closing the fifo as well as by CloseIO, and `ctr` forgets the latter when its
+        // own input ends early. Before the first writer comes, such a fifo is not readable rather than ended (fifo(7), poll(2)).
+        Target::Fifo(path) => pipe::OpenOptions::new().open_receiver(&path).map_err(|source| StreamError::Open { path, source }),
         Target::File(_) => Err(StreamError::Scheme(name.into())),
     }
 }
@@ -308,14 +307,35 @@ mod tests {
         let (streams, (_, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock), guest.accept());
         let streams = streams.unwrap();
         let path = paths.stdin.clone();
-        // Within the fifo's capacity, so that all of it waits there when the close comes.
-        tokio::task::spawn_blocking(move || File::options().write(true).open(path).unwrap().write_all(&[7; 60_000]).unwrap())
-            .await
-            .unwrap();
+        // Within the fifo's capacity, so that all of it waits there when the close comes. The fifo itself stays open.
+        let open = move || {
+            let mut fifo = File::options().write(true).open(path).unwrap();
+            fifo.write_all(&[7; 60_000]).unwrap();
+            fifo
+        };
+        let fifo = tokio::task::spawn_blocking(open).await.unwrap();
         streams.close_input();
         let mut received = Vec::new();
         stream.read_to_end(&mut received).await.unwrap();
         assert_eq!(received, vec![7; 60_000]);
+        drop(fifo);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn input_ends_with_its_last_writer_and_not_before_the_first() {
+        let guest = Guest::new();
+        let paths = StdioPaths { stdin: guest.fifo("in"), ..Default::default() };
+        let tokens = paths.tokens();
+        let vsock = guest.directory.path().join("vsock");
+        let (streams, (_, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock), guest.accept());
+        let _streams = streams.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0; 1])).await;
+        assert!(early.is_err(), "ended before anybody wrote");
+        let path = paths.stdin.clone();
+        tokio::task::spawn_blocking(move || std::fs::write(path, "x").unwrap()).await.unwrap();
+        let mut received = String::new();
+        stream.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "x");
     }
 
     #[tokio::test]

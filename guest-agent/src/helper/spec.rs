@@ -107,7 +107,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, HelperError> {
 /// [`SpecError`], naming field and value.
 pub fn translate(spec: &mut Spec, place: Place<'_>) -> Result<Leftover, SpecError> {
     let mut leftover = Leftover::default();
-    process(spec, place)?;
+    process(spec, place, &mut leftover)?;
     root(spec, place)?;
     for mount in spec.mounts_mut().iter_mut().flatten() {
         bind_source(mount, place.share)?;
@@ -122,7 +122,7 @@ pub fn translate(spec: &mut Spec, place: Place<'_>) -> Result<Leftover, SpecErro
     Ok(leftover)
 }
 
-fn process(spec: &mut Spec, place: Place<'_>) -> Result<(), SpecError> {
+fn process(spec: &mut Spec, place: Place<'_>, leftover: &mut Leftover) -> Result<(), SpecError> {
     let process = spec.process_mut().as_mut().ok_or(SpecError::Missing("process"))?;
     let terminal = process.terminal().unwrap_or(false);
     if terminal != place.terminal {
@@ -131,7 +131,14 @@ fn process(spec: &mut Spec, place: Place<'_>) -> Result<(), SpecError> {
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(SpecError::Missing("process.args"));
     }
-    // No security modules in the guest kernel. An explicit `false` would make libcontainer load the filter too late.
+    for (name, value) in
+        [("apparmorProfile", process.apparmor_profile().as_ref()), ("selinuxLabel", process.selinux_label().as_ref())]
+    {
+        if value.is_some_and(|value| !value.is_empty()) {
+            leftover.notes.push(format!("process.{name}: the guest kernel has no such security module"));
+        }
+    }
+    // An explicit `false` would make libcontainer load the filter too late.
     process.set_apparmor_profile(None).set_selinux_label(None);
     if process.no_new_privileges() == Some(false) {
         process.set_no_new_privileges(None);
@@ -379,7 +386,7 @@ mod tests {
         let resources = spec.linux().as_ref().and_then(|l| l.resources().clone()).expect("resources");
         let memory = resources.memory().expect("memory");
         assert_eq!((memory.limit(), memory.swap()), (Some(64 << 20), None));
-        assert!(resources.hugepage_limits().is_none() && leftover.notes.is_empty());
+        assert!(resources.hugepage_limits().is_none() && !leftover.notes.iter().any(|note| note.contains("hugepage")));
     }
 
     #[test]
@@ -388,7 +395,7 @@ mod tests {
             v["hooks"] = json!({"prestart": [{"path": "/usr/bin/host-hook"}], "startContainer": [{"path": "/inside"}]});
         });
         let leftover = translate(&mut spec, place()).expect("fit for the guest");
-        assert_eq!(leftover.notes.len(), 1);
+        assert!(leftover.notes.iter().any(|note| note.contains("hooks of the host")), "{:?}", leftover.notes);
         let kept = serde_json::to_value(spec.hooks()).expect("json");
         assert_eq!(kept, json!({"startContainer": [{"path": "/inside"}]}));
     }

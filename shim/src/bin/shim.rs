@@ -28,6 +28,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     match args.action {
         Action::Start => bootstrap::print(bootstrap::start(args)?.as_bytes())?,
         Action::Delete => bootstrap::print(&bootstrap::delete(args)?.write_to_bytes()?)?,
+        Action::Info => bootstrap::print(&bootstrap::info().write_to_bytes()?)?,
         Action::Serve => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
             runtime.block_on(serve::serve(args))?;
