@@ -118,19 +118,30 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             cpu.st.gpr[usize::from($n & 31)]
         };
     }
-    let mut i = 0;
-    while let Some(uop) = uops.get(i) {
+    let mut rest = uops.iter();
+    while let Some(uop) = rest.next() {
+        // Index of this instruction in the block; after `skip!` of the second one of a pair.
+        macro_rules! index {
+            () => {
+                uops.len() - rest.len() - 1
+            };
+        }
+        macro_rules! skip {
+            () => {
+                rest.next()
+            };
+        }
         // The address of this instruction.
         macro_rules! at {
             () => {
-                pc.wrapping_add(4 * i as u64)
+                pc.wrapping_add(4 * index!() as u64)
             };
         }
         macro_rules! stop {
             ($stop:expr) => {{
                 cpu.st.pc = at!();
                 cpu.npc = cpu.truncate(at!().wrapping_add(4));
-                cpu.instructions += i as u64;
+                cpu.instructions += index!() as u64;
                 cpu.index = 0;
                 return Err($stop.into());
             }};
@@ -139,11 +150,11 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             ($op:expr, $insn:expr) => {{
                 cpu.st.pc = at!();
                 cpu.npc = cpu.truncate(at!().wrapping_add(4));
-                cpu.index = i as u32;
+                cpu.index = index!() as u32;
                 let result = execute(cpu, $op, $insn);
                 cpu.index = 0;
                 if let Err(stop) = result {
-                    cpu.instructions += i as u64;
+                    cpu.instructions += index!() as u64;
                     return Err(stop);
                 }
             }};
@@ -151,11 +162,11 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
         macro_rules! go {
             ($target:expr) => {{
                 cpu.cfar = at!();
-                cpu.instructions += i as u64 + 1;
+                cpu.instructions += index!() as u64 + 1;
                 let target = $target;
                 // A loop of one block goes round here.
                 if target == pc && !wanted(cpu) {
-                    i = 0;
+                    rest = uops.iter();
                     continue;
                 }
                 cpu.st.pc = target;
@@ -229,7 +240,7 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
                 let bits = compare_bits($order, cpu.st.so);
                 let field = u32::from($test & 0x1c);
                 cpu.st.cr = cpu.st.cr & !(0xf << field) | bits << field;
-                i += 1;
+                skip!();
                 if (bits >> ($test & 3) & 1 != 0) == ($test & IF_SET != 0) {
                     go!(at!().wrapping_add(i64::from($offset) as u64))
                 }
@@ -239,17 +250,17 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             Uop::Fixed(op, insn) => plain!(Op::Fixed(op), insn),
             Uop::Branch(op, insn) => {
                 plain!(Op::Branch(op), insn);
-                if i + 1 == uops.len() {
+                if rest.as_slice().is_empty() {
                     cpu.st.pc = cpu.npc;
-                    cpu.instructions += i as u64 + 1;
+                    cpu.instructions += index!() as u64 + 1;
                     return Ok(());
                 }
             }
             Uop::System(op, insn) => {
                 plain!(Op::System(op), insn);
-                if i + 1 == uops.len() {
+                if rest.as_slice().is_empty() {
                     cpu.st.pc = cpu.npc;
-                    cpu.instructions += i as u64 + 1;
+                    cpu.instructions += index!() as u64 + 1;
                     return Ok(());
                 }
             }
@@ -591,49 +602,49 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             Uop::LdLd { rt, rt2, ra, imm, imm2 } => {
                 let base = r!(ra);
                 r!(rt) = load!(base.wrapping_add(i64::from(imm) as u64), 8);
-                i += 1;
+                skip!();
                 r!(rt2) = load!(base.wrapping_add(i64::from(imm2) as u64), 8);
             }
             Uop::StdStd { rs, rs2, ra, imm, imm2 } => {
                 let base = r!(ra);
                 store!(base.wrapping_add(i64::from(imm) as u64), 8, r!(rs));
-                i += 1;
+                skip!();
                 store!(base.wrapping_add(i64::from(imm2) as u64), 8, r!(rs2));
             }
             Uop::MoveMove { ra, rs, ra2, rs2 } => {
                 r!(ra) = r!(rs);
                 r!(ra2) = r!(rs2);
-                i += 1;
+                skip!();
             }
             Uop::AddiAddi { rt, ra, imm } => {
                 r!(rt) = d!(ra, imm);
-                i += 1;
+                skip!();
             }
             Uop::MtlrBlr { rs } => {
                 let target = r!(rs);
                 cpu.st.lr = target;
-                i += 1;
+                skip!();
                 go!(target & !3)
             }
             Uop::AddAdd { rt, ra, rb, rt2, ra2, rb2 } => {
                 r!(rt) = xa!(ra, rb);
                 r!(rt2) = xa!(ra2, rb2);
-                i += 1;
+                skip!();
             }
             Uop::XorXor { rt, ra, rb, rt2, ra2, rb2 } => {
                 r!(rt) = r!(ra) ^ r!(rb);
                 r!(rt2) = r!(ra2) ^ r!(rb2);
-                i += 1;
+                skip!();
             }
             Uop::TurnXor { ra, rs, sh, ra2, rs2, rb2 } => {
                 r!(ra) = u64::from((r!(rs) as u32).rotate_left(u32::from(sh)));
                 r!(ra2) = r!(rs2) ^ r!(rb2);
-                i += 1;
+                skip!();
             }
             Uop::ShiftAdd { ra, rs, sh, rt2, ra2, rb2 } => {
                 r!(ra) = r!(rs) << (sh & 63);
                 r!(rt2) = xa!(ra2, rb2);
-                i += 1;
+                skip!();
             }
             Uop::Blr => go!(cpu.st.lr & !3),
             Uop::BlrIf { shift } => {
@@ -652,7 +663,6 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
                 go!(cpu.st.ctr & !3)
             }
         }
-        i += 1;
     }
     cpu.st.pc = cpu.truncate(pc.wrapping_add(4 * uops.len() as u64));
     cpu.instructions += uops.len() as u64;

@@ -15,6 +15,8 @@ use paperboat_hypervisor::{CodePages, GuestRam};
 pub struct Ram {
     base: NonNull<u8>,
     size: u64,
+    /// Real address of the last doubleword: `size` is at least a page.
+    last_doubleword: u64,
     code: CodePages,
     /// Serialises the quadword conditional stores, for which stable Rust has no portable compare-and-swap.
     quad: Arc<Mutex<()>>,
@@ -33,6 +35,7 @@ impl Ram {
         Self {
             base: memory.host_base(),
             size: memory.size_bytes(),
+            last_doubleword: memory.size_bytes() - 8,
             code: memory.code_pages(),
             quad: Arc::new(Mutex::new(())),
             _memory: memory.clone(),
@@ -82,6 +85,50 @@ impl Ram {
                 _ => u64::from_le(AtomicU64::from_ptr(at.cast()).load(Ordering::Relaxed)),
             }
         }
+    }
+
+    /// Host address of the aligned `N` bytes around `ra`, if the doubleword there is memory.
+    #[inline(always)]
+    fn aligned<const N: usize>(&self, ra: u64) -> Option<*mut u8> {
+        let ra = ra & !(N as u64 - 1);
+        if ra > self.last_doubleword {
+            return None;
+        }
+        // SAFETY: memory ends eight bytes after `last_doubleword` or later; `ra` is not above it.
+        Some(unsafe { self.base.as_ptr().add(ra as usize) })
+    }
+
+    /// Loads `N` (1, 2, 4 or 8) bytes at `ra`, a multiple of `N`; `None` at the very end of memory and beyond, where [`Self::load`] tells
+    /// more.
+    #[inline(always)]
+    pub fn load_aligned<const N: usize>(&self, ra: u64) -> Option<u64> {
+        let at = self.aligned::<N>(ra)?;
+        // SAFETY: in bounds and aligned by `aligned` (the mapping is page-aligned); guest memory is only accessed atomically.
+        Some(unsafe {
+            match N {
+                1 => u64::from(AtomicU8::from_ptr(at).load(Ordering::Relaxed)),
+                2 => u64::from(u16::from_le(AtomicU16::from_ptr(at.cast()).load(Ordering::Relaxed))),
+                4 => u64::from(u32::from_le(AtomicU32::from_ptr(at.cast()).load(Ordering::Relaxed))),
+                _ => u64::from_le(AtomicU64::from_ptr(at.cast()).load(Ordering::Relaxed)),
+            }
+        })
+    }
+
+    /// Stores the low `N` (1, 2, 4 or 8) bytes of `value` at `ra`, a multiple of `N`; false, with nothing stored, where
+    /// [`Self::load_aligned`] gives `None`.
+    #[inline(always)]
+    pub fn store_aligned<const N: usize>(&self, ra: u64, value: u64) -> bool {
+        let Some(at) = self.aligned::<N>(ra) else { return false };
+        // SAFETY: as in `load_aligned`.
+        unsafe {
+            match N {
+                1 => AtomicU8::from_ptr(at).store(value as u8, Ordering::Relaxed),
+                2 => AtomicU16::from_ptr(at.cast()).store((value as u16).to_le(), Ordering::Relaxed),
+                4 => AtomicU32::from_ptr(at.cast()).store((value as u32).to_le(), Ordering::Relaxed),
+                _ => AtomicU64::from_ptr(at.cast()).store(value.to_le(), Ordering::Relaxed),
+            }
+        }
+        true
     }
 
     /// An unaligned load, from the one or two aligned doublewords that hold it (memory ends at a page boundary).
@@ -195,6 +242,17 @@ mod tests {
             assert_eq!(ram.load::<4>(9 + offset), 0x0504_0302);
             assert_eq!(ram.load::<2>(11 + offset), 0x0504);
         }
+    }
+
+    #[test]
+    fn aligned_accesses_end_with_memory() {
+        let ram = Ram::new(&GuestRam::new(4096).unwrap());
+        assert!(ram.store_aligned::<8>(4088, 0x0807_0605_0403_0201));
+        assert_eq!(ram.load_aligned::<8>(4088), Some(0x0807_0605_0403_0201));
+        assert_eq!(ram.load_aligned::<2>(4088), Some(0x0201));
+        // The caller asks the general form there.
+        assert_eq!((ram.load_aligned::<4>(4092), ram.load::<4>(4092)), (None, 0x0807_0605));
+        assert!(!ram.store_aligned::<8>(4096, 1) && ram.load_aligned::<8>(u64::MAX).is_none());
     }
 
     #[test]

@@ -172,17 +172,40 @@ impl Storage {
 
     // ---- fast paths -------------------------------------------------------------------------------------------------------
 
+    #[inline(always)]
+    fn data(&self) -> &DataBank {
+        &self.banks[self.bank % DATA_BANKS]
+    }
+
     /// Loads through the soft TLB alone, as little-endian.
     #[inline(always)]
     pub fn load_fast<const N: usize>(&self, ea: u64) -> Option<u64> {
-        let ra = self.banks[self.bank % DATA_BANKS].load.lookup(ea, N as u64)?;
+        match self.data().load.lookup_aligned::<N>(ea).and_then(|ra| self.ram.load_aligned::<N>(ra)) {
+            Some(value) => Some(value),
+            None if N == 1 => None,
+            None => self.load_unaligned::<N>(ea),
+        }
+    }
+
+    #[inline(never)]
+    fn load_unaligned<const N: usize>(&self, ea: u64) -> Option<u64> {
+        let ra = self.data().load.lookup(ea, N as u64)?;
         Some(self.ram.load::<N>(ra))
     }
 
     /// Stores through the soft TLB alone, as little-endian. False if it could not.
     #[inline(always)]
     pub fn store_fast<const N: usize>(&mut self, ea: u64, value: u64) -> bool {
-        match self.banks[self.bank % DATA_BANKS].store.lookup(ea, N as u64) {
+        match self.data().store.lookup_aligned::<N>(ea) {
+            Some(ra) if self.ram.store_aligned::<N>(ra, value) => true,
+            _ if N == 1 => false,
+            _ => self.store_unaligned::<N>(ea, value),
+        }
+    }
+
+    #[inline(never)]
+    fn store_unaligned<const N: usize>(&mut self, ea: u64, value: u64) -> bool {
+        match self.data().store.lookup(ea, N as u64) {
             Some(ra) => {
                 self.ram.store::<N>(ra, value);
                 true
@@ -194,14 +217,14 @@ impl Storage {
     /// Loads 16 bytes as little-endian through the soft TLB alone.
     #[inline(always)]
     pub fn load_fast_quad(&self, ea: u64) -> Option<u128> {
-        let ra = self.banks[self.bank % DATA_BANKS].load.lookup(ea, 16)?;
+        let ra = self.data().load.lookup(ea, 16)?;
         Some(u128::from(self.ram.load::<8>(ra)) | u128::from(self.ram.load::<8>(ra + 8)) << 64)
     }
 
     /// Stores 16 bytes as little-endian through the soft TLB alone.
     #[inline(always)]
     pub fn store_fast_quad(&mut self, ea: u64, value: u128) -> bool {
-        match self.banks[self.bank % DATA_BANKS].store.lookup(ea, 16) {
+        match self.data().store.lookup(ea, 16) {
             Some(ra) => {
                 self.ram.store::<8>(ra, value as u64);
                 self.ram.store::<8>(ra + 8, (value >> 64) as u64);

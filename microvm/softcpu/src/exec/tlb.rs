@@ -63,6 +63,14 @@ impl DataTlb {
         if entry.tag == ea.wrapping_add(len - 1) & PAGE_MASK { Some(ea.wrapping_add(entry.delta)) } else { None }
     }
 
+    /// Real address of the `N` bytes at `ea`, if they are aligned and the page is known.
+    #[inline(always)]
+    pub fn lookup_aligned<const N: usize>(&self, ea: u64) -> Option<u64> {
+        let entry = &self.entries[(ea >> PAGE_SHIFT) as usize % DATA_ENTRIES];
+        // A tag has zeros where an unaligned address has ones.
+        if entry.tag == ea & (PAGE_MASK | (N as u64 - 1)) { Some(ea.wrapping_add(entry.delta)) } else { None }
+    }
+
     /// Remembers that the page of `ea` leads to that of `ra`.
     pub fn insert(&mut self, ea: u64, ra: u64, ptex: Option<u64>, class: bool) {
         let index = (ea >> PAGE_SHIFT) as usize % DATA_ENTRIES;
@@ -234,6 +242,10 @@ mod tests {
         assert_eq!(tlb.lookup(0x7ff9, 8), None);
         assert_eq!(tlb.lookup(0x6fff, 1), None);
         assert_eq!(tlb.lookup(u64::MAX, 8), None);
+        assert_eq!(tlb.lookup_aligned::<8>(0x7ff8), Some(0x3ff8));
+        assert_eq!(tlb.lookup_aligned::<4>(0x7ff6), None);
+        assert_eq!(tlb.lookup_aligned::<1>(0x7fff), Some(0x3fff));
+        assert_eq!(DataTlb::new().lookup_aligned::<8>(u64::MAX), None);
     }
 
     #[test]
