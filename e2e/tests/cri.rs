@@ -149,7 +149,7 @@ fn number(value: i64) -> MessageField<Int64Value> {
 
 /// Part of `cargo xtask test --all`.
 mod slow {
-    use paperboat_e2e::cri::message::{AttachRequest, ExecRequest};
+    use paperboat_e2e::cri::message::{AttachRequest, ExecRequest, NamespaceMode};
     use paperboat_e2e::cri::stream::{RESIZE, STATUS, STDIN, STDOUT};
 
     use super::*;
@@ -191,6 +191,95 @@ mod slow {
         drop(stream);
         assert_eq!(node.log_lines("streams.log").unwrap(), ["stdout F through the guest"]);
         node.remove_pod(&pod).unwrap();
+        expect::nothing_left(host, &before);
+    }
+
+    #[test]
+    fn containerd_2_runs_pods_too() {
+        let node = Node::start(Containerd::V2).unwrap_or_else(|error| panic!("{error}"));
+        let host = node.host();
+        let before = host.leftovers();
+        let pod = node.run_pod(node.pod_config("newer")).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+        let id = node.run(&pod, container_config("newer", &["sleep", "1000"])).unwrap();
+        expect::guest(&asked(&node, &id, PROOF_SCRIPT));
+        node.stop_container(&id, 0).unwrap();
+        assert_eq!(node.wait(&id).unwrap().exit_code, 137);
+        node.remove_pod(&pod).unwrap();
+        expect::nothing_left(host, &before);
+    }
+
+    #[test]
+    fn a_pod_is_set_up_as_its_description_says() {
+        let node = node();
+        let host = node.host();
+        let before = host.leftovers();
+        let mut config = node.pod_config("described");
+        let dns = config.dns_config.mut_or_insert_default();
+        (dns.servers, dns.searches) = (vec!["9.9.9.9".into()], vec!["example.test".into()]);
+        let linux = config.linux.mut_or_insert_default();
+        let shared = linux.security_context.mut_or_insert_default().namespace_options.mut_or_insert_default();
+        shared.pid = NamespaceMode::POD.into();
+        let pod = node.run_pod(config).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+
+        // A volume as the kubelet makes one of a config map: it is changed by renaming a link.
+        let volume = host.directory().join("config-map");
+        let version = |name: &str| {
+            std::fs::create_dir_all(volume.join(name)).unwrap();
+            std::fs::write(volume.join(name).join("key"), name).unwrap();
+            std::os::unix::fs::symlink(name, volume.join("..next")).unwrap();
+            std::fs::rename(volume.join("..next"), volume.join("..data")).unwrap();
+        };
+        version("..one");
+        std::os::unix::fs::symlink("..data/key", volume.join("key")).unwrap();
+
+        let mut first = container_config("first", &["sleep", "1001"]);
+        let own = first.linux.mut_or_insert_default().security_context.mut_or_insert_default();
+        own.namespace_options.mut_or_insert_default().pid = NamespaceMode::POD.into();
+        let mut second = first.clone();
+        second.metadata.mut_or_insert_default().name = "second".into();
+        second.command = ["sleep", "1002"].map(str::to_owned).into();
+        second.log_path = "second.log".into();
+        second.mounts.push(Mount {
+            container_path: "/config".into(),
+            host_path: volume.display().to_string(),
+            readonly: true,
+            ..Default::default()
+        });
+        node.run(&pod, first).unwrap();
+        let id = node.run(&pod, second).unwrap();
+        assert_eq!(
+            asked(&node, &id, "cat /etc/hostname; cat /etc/resolv.conf"),
+            "described\nsearch example.test\nnameserver 9.9.9.9"
+        );
+        let processes = asked(&node, &id, "ps -o pid,args");
+        assert!(processes.contains("sleep 1001") && processes.contains("sleep 1002"), "{processes}");
+        assert_eq!(asked(&node, &id, "cat /config/key"), "..one");
+        version("..two");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while asked(&node, &id, "cat /config/key") != "..two" {
+            assert!(std::time::Instant::now() < deadline, "the update does not reach the guest");
+        }
+        node.remove_pod(&pod).unwrap();
+        expect::nothing_left(host, &before);
+    }
+
+    #[test]
+    fn what_fails_half_way_leaves_nothing_behind() {
+        let node = node();
+        let host = node.host();
+        let before = host.leftovers();
+        let pod = node.run_pod(node.pod_config("failing")).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+        let missing = node.run(&pod, container_config("missing", &["no-such-program"])).unwrap_err().to_string();
+        assert!(missing.contains("no-such-program"), "{missing}");
+        // The pod is none the worse for it.
+        let id = node.run(&pod, container_config("sound", &["sh", "-c", "exit 3"])).unwrap();
+        assert_eq!(node.wait(&id).unwrap().exit_code, 3);
+        node.remove_pod(&pod).unwrap();
+        expect::nothing_left(host, &before);
+
+        std::fs::write(host.directory().join("paperboat.yaml"), "kernel: /nonexistent/vmlinux\n").unwrap();
+        let error = node.run_pod(node.pod_config("kernelless")).map(|pod| pod.id).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/vmlinux"), "{error}");
         expect::nothing_left(host, &before);
     }
 }
