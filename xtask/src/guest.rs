@@ -65,22 +65,33 @@ pub fn c_program(ctx: &Ctx, host: &Host, name: &str, flags: &[&str]) -> Result<P
 /// Builds packages for ppc64le; returns where cargo puts the programs.
 pub fn cargo_build(ctx: &Ctx, tools: &Toolchain, what: &str, packages: &[&str], linkage: Linkage) -> Result<PathBuf> {
     ctx.ui.line(what, &format!("cargo build for {GUEST_TARGET}"));
-    let target = ctx.cache.target().join(match linkage {
-        Linkage::Static => "guest",
-        Linkage::Dynamic => "ppc64le",
-    });
-    forget_other_tree(ctx, &target)?;
-    let mut cargo = cargo(ctx);
-    cargo.args(["build", "--release", "--target", GUEST_TARGET]).args(packages).env("CARGO_TARGET_DIR", &target);
+    let mut cargo = cross_cargo(ctx, tools, "build", linkage)?;
+    cargo.args(packages);
     if linkage == Linkage::Static {
         // Every byte of the agent is copied at each boot: small comes before fast.
         cargo.args(["--config", "profile.release.opt-level='s'", "--config", "profile.release.lto='fat'"]);
         cargo.args(["--config", "profile.release.codegen-units=1", "--config", "profile.release.debug=false"]);
     }
-    tools.apply(&mut cargo, linkage);
     let log = Log::create(ctx.cache.logs().join(format!("{what}-build.log")))?;
     log.run(&mut cargo, Some(&mut ctx.ui.progress(what, None)))?;
-    Ok(target.join(GUEST_TARGET).join("release"))
+    Ok(cross_target(ctx, linkage).join(GUEST_TARGET).join("release"))
+}
+
+/// A cargo that does `chore` (build, test) for ppc64le.
+pub fn cross_cargo(ctx: &Ctx, tools: &Toolchain, chore: &str, linkage: Linkage) -> Result<Command> {
+    let target = cross_target(ctx, linkage);
+    forget_other_tree(ctx, &target)?;
+    let mut cargo = cargo(ctx);
+    cargo.args([chore, "--release", "--target", GUEST_TARGET]).env("CARGO_TARGET_DIR", &target);
+    tools.apply(&mut cargo, linkage);
+    Ok(cargo)
+}
+
+fn cross_target(ctx: &Ctx, linkage: Linkage) -> PathBuf {
+    ctx.cache.target().join(match linkage {
+        Linkage::Static => "guest",
+        Linkage::Dynamic => "ppc64le",
+    })
 }
 
 /// Cargo tells by file times what it has to compile, and takes two trees for one: what another tree compiled of the workspace goes,

@@ -15,6 +15,7 @@ mod guest;
 mod images;
 mod initramfs;
 mod kernel;
+mod lab;
 mod layer;
 mod licences;
 mod lint;
@@ -50,7 +51,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let ctx = Ctx::new(cli.offline)?;
     let _lock = match cli.chore {
         // These run for long after everything is prepared, and let others work meanwhile.
-        Chore::Test(_) | Chore::Demo | Chore::Bench(_) | Chore::Lint | Chore::Difftest(_) => None,
+        Chore::Test(_) | Chore::Demo | Chore::Bench(_) | Chore::Lint | Chore::Difftest(_) | Chore::Lab(_) => None,
         _ => Some(ctx.lock()?),
     };
     match cli.chore {
@@ -58,6 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Chore::Demo => return chores::demo(&ctx),
         Chore::Test(args) => return test::run(&ctx, &args),
         Chore::Bench(args) => bench::run(&ctx, &args),
+        Chore::Lab(args) => return lab::run(&ctx, &args),
         Chore::Difftest(args) => return chores::difftest(&ctx, &args),
         Chore::Kernel(args) => chores::kernel(&ctx, &args),
         Chore::Images => chores::images(&ctx),

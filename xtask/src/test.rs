@@ -11,7 +11,7 @@ use crate::cli::{Stage, TestArgs};
 use crate::ctx::Ctx;
 use crate::engines::Scope;
 use crate::setup::Host;
-use crate::{guest, kernel, lint, setup, ui};
+use crate::{guest, kernel, lab, lint, setup, ui};
 
 /// The crate whose tests need guests.
 const E2E: &str = "paperboat-e2e";
@@ -71,6 +71,11 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
         } else {
             ctx.ui.line("test", "kernel twice: not run: it is part of --all");
         }
+    }
+    if args.stage == Some(Stage::Lab) || args.all && args.stage.is_none() {
+        stage("lab", &mut || lab::stage(ctx));
+    } else if args.stage.is_none() {
+        ctx.ui.line("test", "lab: not run: it is part of --all, and --stage lab runs it by itself");
     }
 
     eprintln!();

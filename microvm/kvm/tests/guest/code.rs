@@ -70,7 +70,10 @@ macro_rules! programs {
         }
         global_asm!(
             ".section .rodata", ".balign 16",
-            $(concat!(stringify!($start), ":"), $body, concat!(stringify!($end), ":"),)*
+            $(
+                concat!(".globl ", stringify!($start), ", ", stringify!($end)),
+                concat!(stringify!($start), ":"), $body, concat!(stringify!($end), ":"),
+            )*
             ".previous"
         );
         $(

@@ -1,6 +1,7 @@
 //! Whether a call keeps the registers that a function has to keep (ELFv2 ABI 2.2.2): f14 to f31, v20 to v31.
 
 use std::arch::global_asm;
+use std::ffi::c_void;
 
 // check_registers(call: r3, context: r4) -> r3: bit n for f(14 + n), bit 32 + n for v(20 + n) that came back changed. Saves and restores all
 // of them for its own caller.
@@ -53,22 +54,21 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    fn paperboat_check_registers(call: extern "C" fn(*mut Context<'_>), context: *mut Context<'_>) -> u64;
+    fn paperboat_check_registers(call: extern "C" fn(*mut c_void), context: *mut c_void) -> u64;
 }
 
-#[repr(C)]
 struct Context<'a> {
     body: &'a mut dyn FnMut(),
 }
 
-extern "C" fn call(context: *mut Context<'_>) {
+extern "C" fn call(context: *mut c_void) {
     // SAFETY: the pointer that `check` has passed, in use by nobody else meanwhile.
-    (unsafe { &mut *context }.body)();
+    (unsafe { &mut *context.cast::<Context<'_>>() }.body)();
 }
 
 /// Calls `body` with known values in the registers; returns those that it changed: bit n for f(14 + n), bit 32 + n for v(20 + n).
 pub fn check(mut body: impl FnMut()) -> u64 {
     let mut context = Context { body: &mut body };
     // SAFETY: follows the ABI: it keeps every register that it has to, and calls `call` with its second argument.
-    unsafe { paperboat_check_registers(call, &raw mut context) }
+    unsafe { paperboat_check_registers(call, (&raw mut context).cast()) }
 }

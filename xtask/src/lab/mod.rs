@@ -1,0 +1,133 @@
+//! The POWER lab: a whole bare-metal POWER machine under emulation, with KVM-HV, containerd and Paperboat's programs for ppc64le.
+//!
+//! | file | what |
+//! |---|---|
+//! | `qemu.rs` | the emulator |
+//! | `rootfs.rs`, `init.sh`, `system.sh` | what the lab boots |
+//! | `programs.rs` | what it is given to run |
+//! | `session.rs`, `terminal.rs` | a running lab: jobs, console, end |
+//! | `suite.rs` | the tests |
+
+mod programs;
+mod qemu;
+mod rootfs;
+mod session;
+mod suite;
+mod terminal;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+pub use suite::stage;
+
+use crate::cli::{LabArgs, LabChore, LabMachine};
+use crate::ctx::Ctx;
+use crate::setup::{self, Host};
+use programs::Programs;
+use qemu::Qemu;
+use session::Session;
+
+/// How long copying the programs into the lab may take.
+const COPY_LIMIT: Duration = Duration::from_secs(120);
+
+/// A lab that this process has booted; it ends with this value.
+struct Booted<'a> {
+    ctx: &'a Ctx,
+    session: Session,
+}
+
+impl<'a> Booted<'a> {
+    fn new(ctx: &'a Ctx, machine: LabMachine, programs: &Programs, parts: &Parts) -> Result<Self> {
+        let session = Session::of(ctx, machine);
+        programs.publish(&session.products())?;
+        session.boot(ctx, &parts.qemu, &parts.guest, true)?;
+        let booted = Self { ctx, session };
+        install(&booted.session)?;
+        Ok(booted)
+    }
+}
+
+impl Drop for Booted<'_> {
+    fn drop(&mut self) {
+        match self.session.end() {
+            Ok(true) => self.ctx.ui.line("lab", "ended"),
+            Ok(false) => {}
+            Err(error) => eprintln!("error: {error:#}"),
+        }
+    }
+}
+
+/// What every lab needs.
+struct Parts {
+    qemu: Qemu,
+    guest: rootfs::Guest,
+}
+
+impl Parts {
+    fn prepare(ctx: &Ctx, host: &Host) -> Result<Self> {
+        Ok(Self { qemu: Qemu::prepare(ctx, host)?, guest: rootfs::prepare(ctx)? })
+    }
+}
+
+/// `cargo xtask lab …`.
+pub fn run(ctx: &Ctx, args: &LabArgs) -> Result<ExitCode> {
+    let session = Session::of(ctx, args.machine);
+    match &args.chore {
+        LabChore::Up => up(ctx, &session)?,
+        LabChore::Run { command, seconds } => {
+            ensure!(!command.is_empty(), "give a command after `--`");
+            let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
+            let done =
+                session.run(&words.join(" "), Duration::from_secs(*seconds), Some(&mut std::io::stdout() as &mut dyn Write))?;
+            return Ok(ExitCode::from(u8::try_from(done.status).unwrap_or(u8::MAX)));
+        }
+        LabChore::Shell => session.shell()?,
+        LabChore::Down => {
+            let what = if session.end()? { "ended" } else { "was not up" };
+            ctx.ui.line("lab", what);
+        }
+        LabChore::Test => return suite::run(ctx, args.machine),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(ctx: &Ctx, session: &Session) -> Result<()> {
+    let (programs, parts) = {
+        let _lock = ctx.lock()?;
+        let host = Host::detect()?;
+        setup::ensure_packages(ctx, &host)?;
+        (Programs::prepare(ctx, &host)?, Parts::prepare(ctx, &host)?)
+    };
+    ensure!(!session.is_up(), "the lab runs already: `cargo xtask lab down` ends it");
+    programs.publish(&session.products())?;
+    session.boot(ctx, &parts.qemu, &parts.guest, false)?;
+    install(session)?;
+    ctx.ui.line("lab", "`cargo xtask lab run -- COMMAND`, `cargo xtask lab shell`, `cargo xtask lab down`");
+    Ok(())
+}
+
+/// Copies the programs to the lab's own disk, where running them does not go through the share.
+fn install(session: &Session) -> Result<()> {
+    session.must("copying the programs", "cp -r /lab/products/. /opt/paperboat/", COPY_LIMIT).map(|_| ())
+}
+
+/// A word as a shell takes it.
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_reach_the_labs_shell_as_they_are() {
+        for word in ["a b", "it's", "$HOME", ""] {
+            let output = std::process::Command::new("sh").arg("-c").arg(format!("printf %s {}", quote(word))).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), word);
+        }
+    }
+}
