@@ -119,6 +119,20 @@ fn time_passes_and_the_terminal_interrupts() {
 }
 
 #[test]
+fn a_long_line_arrives_whole() {
+    let scratch = Scratch::new("typed");
+    let mut child = start(&program(&scratch, "typed", ENDIANS[0]), &["--bare"]);
+    // In one piece, as a terminal pastes it, and nothing after it.
+    let mut line = vec![b'x'; 3000];
+    line.push(b'\n');
+    child.stdin.as_mut().unwrap().write_all(&line).unwrap();
+    let stdin = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    drop(stdin);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0000000000000bb8\npassed\n");
+}
+
+#[test]
 fn a_position_independent_program_runs_where_it_is_put() {
     let scratch = Scratch::new("pie");
     let token = rtas::CALLS.iter().find(|row| row.name == "power-off").unwrap().token;

@@ -1,6 +1,6 @@
 //! The user's terminal as the guest's: raw mode, and an escape key.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +46,8 @@ impl Drop for RawMode {
 
 /// Types what arrives on standard input into the machine until `done`.
 pub fn forward_input(machine: &Machine, done: &Arc<AtomicBool>) {
-    let mut stdin = io::stdin().lock();
+    // Not through std's buffer: what it holds is not seen by poll.
+    let stdin = io::stdin().lock();
     let mut escaped = false;
     let mut buffer = [0; 256];
     while !done.load(Ordering::Relaxed) {
@@ -56,7 +57,8 @@ pub fn forward_input(machine: &Machine, done: &Arc<AtomicBool>) {
             Ok(_) => {}
             Err(_) => return,
         }
-        let count = match stdin.read(&mut buffer) {
+        let count = match nix::unistd::read(stdin.as_fd(), &mut buffer) {
+            Err(nix::Error::EINTR) => continue,
             Ok(0) | Err(_) => return,
             Ok(count) => count,
         };
