@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::{file_digest, remove_tree};
 use crate::ctx::Ctx;
-use crate::run::{Log, capture};
+use crate::run::{Log, capture, is_in_vain};
 
 /// Debian's archive keys, from the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -81,8 +81,10 @@ impl<'a> AptRoot<'a> {
         let mut names: Vec<&str> = [Some(release), other].into_iter().flatten().collect();
         let last = names.pop().unwrap_or(release);
         for name in names {
-            if self.update(name).is_ok() {
-                return Ok(());
+            match self.update(name) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_in_vain(&error) => return Err(error),
+                Err(_) => {}
             }
             self.ctx.ui.line("packages", &format!("the mirror's lists of {name} do not fit its signature: trying {last}"));
         }
@@ -103,8 +105,9 @@ impl<'a> AptRoot<'a> {
             update.args(["update", "-q", "-o", "APT::Update::Error-Mode=any"]);
             match self.log.run(&mut update, None).and_then(|()| self.check_codename()) {
                 Ok(()) => break,
-                Err(error) if attempt >= UPDATE_ATTEMPTS => {
-                    remove_tree(&self.dir)?;
+                Err(error) if attempt >= UPDATE_ATTEMPTS || is_in_vain(&error) => {
+                    // The first error is the one that tells.
+                    let _ = remove_tree(&self.dir);
                     return Err(error);
                 }
                 Err(_) => self.ctx.ui.line("packages", "the mirror's answer was not complete: asking again"),

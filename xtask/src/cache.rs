@@ -19,6 +19,9 @@ use sha2::{Digest, Sha256};
 const DIGEST_LIMIT_BYTES: u64 = 64 << 20;
 /// Products with more files than this are compared by size alone.
 const DIGEST_LIMIT_FILES: usize = 200;
+/// How often, and after which pause, a directory that was filled while it was removed is removed again.
+const REMOVE_ATTEMPTS: usize = 20;
+const REMOVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 /// Name of the list of files inside each product.
 const MANIFEST: &str = "entry.json";
 
@@ -276,12 +279,21 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Removes a file or a tree, whatever it is; a missing one is fine.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    let remove = || match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
     };
+    // Helpers of a program that failed may write a last file meanwhile.
+    let mut result = remove();
+    for _ in 0..REMOVE_ATTEMPTS {
+        if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {
+            break;
+        }
+        std::thread::sleep(REMOVE_PAUSE);
+        result = remove();
+    }
     result.with_context(|| format!("remove {}", path.display()))
 }
 

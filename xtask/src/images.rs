@@ -48,6 +48,7 @@ const DEBIAN: &[&str] = &[
 
 /// Makes all images. Returns their names and archives.
 pub fn prepare(ctx: &Ctx, host: &Host) -> Result<Vec<(&'static str, PathBuf)>> {
+    debug_tools(ctx, host)?;
     Ok(vec![
         ("busybox", busybox(ctx, host)?),
         ("pause", pause(ctx, host)?),
@@ -64,10 +65,22 @@ pub fn busybox(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
     })
 }
 
+/// The program behind `paperboat exec-vm`: the same busybox, alone.
+fn debug_tools(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
+    const NAME: &str = "debug-tools";
+    let parts = Busybox::fetch(ctx, host)?;
+    let inputs = Inputs::new().with(&parts.guest.file, &parts.guest.sha256);
+    let dir = ctx.step(NAME, &inputs, None, |step| {
+        parts.guest_apt.fetch(std::slice::from_ref(&parts.guest))?;
+        write_program(&step.stage.join(NAME), &busybox_of(&parts.guest.path)?)
+    })?;
+    ctx.cache.publish("images/debug-tools", &dir.join(NAME))
+}
+
 /// One name, two architectures: what a client picks is what tests of platform choice look at.
 fn platforms(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
     let parts = Busybox::fetch(ctx, host)?;
-    image(ctx, "platforms", parts.inputs(), |archive| {
+    image(ctx, "platforms", parts.inputs().with("tags", "each"), |archive| {
         archive.image(Arch::Amd64, &parts.layer(&parts.amd64)?, &parts.behaviour())?;
         archive.image(Arch::PowerPC64le, &parts.layer(&parts.guest)?, &parts.behaviour())
     })
@@ -176,12 +189,7 @@ impl<'a> Busybox<'a> {
     fn layer(&self, deb: &Deb) -> Result<Layer> {
         self.guest_apt.fetch(std::slice::from_ref(&self.guest))?;
         self.amd64_apt.fetch(std::slice::from_ref(&self.amd64))?;
-        let mut package = Layer::default();
-        package.add_deb(&deb.path)?;
-        let program = package
-            .content("usr/bin/busybox")
-            .or_else(|| package.content("bin/busybox"))
-            .context("busybox-static contains no busybox")?;
+        let program = busybox_of(&deb.path)?;
         let mut layer = Layer::default();
         for dir in ["bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "usr/sbin", "var"] {
             layer.directory(dir, 0o755);
@@ -201,23 +209,26 @@ impl<'a> Busybox<'a> {
 
     /// The tools' names, by asking the native variant of the same package.
     fn tools(&self) -> Result<Vec<String>> {
-        let mut package = Layer::default();
-        package.add_deb(&self.native)?;
-        let program = package
-            .content("usr/bin/busybox")
-            .or_else(|| package.content("bin/busybox"))
-            .context("busybox-static contains no busybox")?;
+        let program = busybox_of(&self.native)?;
         let path = std::env::temp_dir().join(format!("paperboat-busybox-{}", std::process::id()));
-        let listed = write_program(&path, program).and_then(|()| capture(Command::new(&path).arg0("busybox").arg("--list")));
+        let listed = write_program(&path, &program).and_then(|()| capture(Command::new(&path).arg0("busybox").arg("--list")));
         let _ = fs::remove_file(&path);
         Ok(listed?.lines().map(str::to_owned).filter(|tool| tool != "busybox").collect())
     }
 }
 
+/// The program in a package file of busybox-static.
+fn busybox_of(deb: &Path) -> Result<Vec<u8>> {
+    let mut package = Layer::default();
+    package.add_deb(deb)?;
+    let program = package.content("usr/bin/busybox").or_else(|| package.content("bin/busybox"));
+    Ok(program.context("busybox-static contains no busybox")?.to_vec())
+}
+
 fn write_program(path: &Path, content: &[u8]) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::write(path, content)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 

@@ -38,9 +38,9 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            if is_disk_full(&error) {
-                eprintln!("cure: the disk is full: free some space (`cargo xtask clean` empties the cache) and run again");
+            match is_disk_full(&error) {
+                true => eprintln!("error: {}: {error:#}", run::DISK_FULL),
+                false => eprintln!("error: {error:#}"),
             }
             ExitCode::FAILURE
         }

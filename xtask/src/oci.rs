@@ -50,6 +50,7 @@ pub struct Archive {
 }
 
 struct Image {
+    arch: Arch,
     manifest: Descriptor,
     config_digest: String,
     layer_digest: String,
@@ -97,8 +98,9 @@ impl Archive {
             .layers(vec![layer_blob.clone()])
             .build()?;
         let mut manifest = self.blob(MediaType::ImageManifest, json_bytes(&manifest)?)?;
-        manifest.set_platform(Some(PlatformBuilder::default().architecture(arch).os(Os::Linux).build()?));
+        manifest.set_platform(Some(PlatformBuilder::default().architecture(arch.clone()).os(Os::Linux).build()?));
         self.images.push(Image {
+            arch,
             manifest,
             config_digest: config_blob.digest().digest().to_owned(),
             layer_digest: layer_blob.digest().digest().to_owned(),
@@ -134,14 +136,17 @@ impl Archive {
         let mut tar = tar::Builder::new(Vec::new());
         append(&mut tar, "oci-layout", json!({"imageLayoutVersion": "1.0.0"}).to_string().as_bytes())?;
         append(&mut tar, "index.json", &json_bytes(&index)?)?;
-        if let [image] = self.images.as_slice() {
-            let docker = json!([{
+        // Docker's form knows no index: several images are loaded side by side, each with its architecture for a tag.
+        let alone = self.images.len() == 1;
+        let docker = self.images.iter().map(|image| {
+            let name = self.reference.rsplit_once(':').map_or(self.reference.as_str(), |(name, _)| name);
+            json!({
                 "Config": format!("blobs/sha256/{}", image.config_digest),
-                "RepoTags": [self.reference],
+                "RepoTags": [if alone { self.reference.clone() } else { format!("{name}:{}", image.arch) }],
                 "Layers": [format!("blobs/sha256/{}", image.layer_digest)],
-            }]);
-            append(&mut tar, "manifest.json", docker.to_string().as_bytes())?;
-        }
+            })
+        });
+        append(&mut tar, "manifest.json", &json_bytes(&docker.collect::<Vec<_>>())?)?;
         for (name, content) in &self.blobs {
             append(&mut tar, &format!("blobs/sha256/{name}"), content)?;
         }
@@ -226,6 +231,23 @@ mod tests {
         let layer = blob(&manifest["layers"][0]);
         flate2::read::GzDecoder::new(layer.as_slice()).read_to_end(&mut tar).unwrap();
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", digest(&tar)));
+    }
+
+    #[test]
+    fn docker_finds_every_image() {
+        let mut layer = Layer::default();
+        layer.file("hello", 0o644, "hello");
+        let mut archive = Archive::new("paperboat.test/both:latest");
+        archive.image(Arch::Amd64, &layer, &Behaviour::default()).unwrap();
+        archive.image(Arch::PowerPC64le, &layer, &Behaviour::default()).unwrap();
+        let files = files(&archive.finish().unwrap());
+        let images: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+        let tags: Vec<_> = images.as_array().unwrap().iter().map(|image| image["RepoTags"][0].as_str().unwrap()).collect();
+        assert_eq!(tags, ["paperboat.test/both:amd64", "paperboat.test/both:ppc64le"]);
+        for image in images.as_array().unwrap() {
+            assert!(files.contains_key(image["Config"].as_str().unwrap()));
+            assert!(files.contains_key(image["Layers"][0].as_str().unwrap()));
+        }
     }
 
     #[test]

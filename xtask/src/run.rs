@@ -78,26 +78,33 @@ impl Log {
         let text = String::from_utf8_lossy(&text[text.len().saturating_sub(TAIL_BYTES)..]).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
-        // What helps comes first: for most people it is all they need.
-        let cure = cure(&text).map_or(String::new(), |cure| format!("{cure}\n  "));
-        Ok(format!(
-            "{cure}command failed ({status}): {command}\n  the end of its log:\n    {tail}\n  the whole log: {}",
-            self.path.display()
-        ))
+        let path = self.path.display();
+        // Where it is known what helps, that is all most people need: one line.
+        Ok(match cure(&text) {
+            Some(cure) => format!("{cure} (command failed ({status}): {command}; its log: {path})"),
+            None => {
+                format!("command failed ({status}): {command}\n  the end of its log:\n    {tail}\n  the whole log: {path}")
+            }
+        })
     }
+}
+
+/// What to do when the disk is full.
+pub const DISK_FULL: &str = "the disk is full: free some space (`cargo xtask clean` empties the cache) and run again";
+/// What to do without a network.
+pub const NO_NETWORK: &str = "no network: connect, or use --offline if everything was fetched before";
+
+/// Whether another try is in vain: the network or the disk must change first.
+pub fn is_in_vain(error: &anyhow::Error) -> bool {
+    let text = error.to_string();
+    text.starts_with(DISK_FULL) || text.starts_with(NO_NETWORK)
 }
 
 /// What usually helps, read from the log of a failed command.
 fn cure(log: &str) -> Option<&'static str> {
     const CURES: &[(&[&str], &str)] = &[
-        (
-            &["No space left on device", "not enough free space"],
-            "the disk is full: free some space (`cargo xtask clean` empties the cache) and run again",
-        ),
-        (
-            &["Temporary failure resolving", "Could not resolve", "Could not connect", "Network is unreachable"],
-            "no network: connect, or use --offline if everything was fetched before",
-        ),
+        (&["No space left on device", "not enough free space", "Write error - write (28"], DISK_FULL),
+        (&["Temporary failure resolving", "Could not resolve", "Could not connect", "Network is unreachable"], NO_NETWORK),
         (&["Hash Sum mismatch", "unexpected size"], "the package mirror changed while it was read: run again in a few minutes"),
     ];
     CURES.iter().find(|(signs, _)| signs.iter().any(|sign| log.contains(sign))).map(|(_, cure)| *cure)
@@ -145,11 +152,16 @@ mod tests {
     #[test]
     fn failure_shows_command_tail_and_log() {
         let log = log("failure");
-        let error = log.run(Command::new("sh").args(["-c", "echo first; echo No space left on device >&2; exit 3"]), None);
+        let error = log.run(Command::new("sh").args(["-c", "echo first; echo last >&2; exit 3"]), None);
         let text = error.unwrap_err().to_string();
         assert!(text.contains("exit status: 3"), "{text}");
         assert!(text.contains("    first\n"), "{text}");
-        assert!(text.starts_with("the disk is full"), "{text}");
+        assert!(text.contains(&log.path().display().to_string()), "{text}");
+        let error = log.run(Command::new("sh").args(["-c", "echo first; echo No space left on device >&2; exit 3"]), None);
+        let error = error.unwrap_err();
+        assert!(is_in_vain(&error), "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("the disk is full") && text.lines().count() == 1, "{text}");
         assert!(text.contains(&log.path().display().to_string()), "{text}");
         std::fs::remove_file(log.path()).unwrap();
     }
