@@ -106,7 +106,7 @@ fn strip(ctx: &Ctx, host: &Host, program: &Path) -> Result<PathBuf> {
 
 /// The smallest guest: says that it runs, and powers off.
 fn userland(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
-    let program = guest::c_program(ctx, host, "userland", &[])?;
+    let program = guest::c_program(ctx, host, "userland", guest::SMALL)?;
     let dir = ctx.step("lab-userland", &Inputs::new().with_file(&program)?, None, |step| {
         let mut archive = Archive::default();
         archive.push("dev", Node::Directory { mode: 0o755 })?;
