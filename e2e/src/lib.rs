@@ -32,6 +32,7 @@ pub mod expect;
 pub mod guest;
 pub mod host;
 pub mod leaks;
+pub mod net;
 pub mod products;
 pub mod running;
 pub mod spec;

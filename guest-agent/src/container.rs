@@ -19,6 +19,7 @@ use crate::cgroup::{Cgroup, CgroupError};
 use crate::helper::Order;
 use crate::helper::create::CreateOrder;
 use crate::helper::exec::ExecOrder;
+use crate::mounts::{self, MountError};
 use crate::names::{self, NameError};
 use crate::process::{Ended, Process};
 use crate::reaper::{Exit, Reaper};
@@ -46,6 +47,9 @@ pub enum AgentError {
     /// A control group.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// A memory volume.
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// No such container.
     #[error("container {0}: not found")]
     NoContainer(String),
@@ -139,6 +143,8 @@ pub struct Container {
     id: String,
     cgroup: Cgroup,
     directory: PathBuf,
+    /// Its directory in the share.
+    files: PathBuf,
     paused: AtomicBool,
     init: Arc<Process>,
     execs: Mutex<HashMap<String, Arc<Process>>>,
@@ -209,6 +215,8 @@ impl Containers {
         let shared = &*self.0;
         let spec = names::below_share(&shared.share, "spec_path", spec_path)?;
         let rootfs = names::below_share(&shared.share, "rootfs_path", rootfs_path)?;
+        // What the shim lays out for this container; two containers' files are never one below the other.
+        let files = rootfs.parent().unwrap_or(&rootfs).to_owned();
         let _reservation = shared.reserve(id)?;
         let wanted = shared.streams.want(stdio)?;
         let cgroup = Cgroup::of(id);
@@ -226,7 +234,7 @@ impl Containers {
         let (init, exit) = match Process::create_init(order, &directory, id, wanted, &shared.reaper).await {
             Ok(made) => made,
             Err(error) => {
-                self.clean(&cgroup, &directory).await;
+                self.clean(&cgroup, &directory, &files).await;
                 return Err(error);
             }
         };
@@ -235,6 +243,7 @@ impl Containers {
             id: id.to_owned(),
             cgroup,
             directory,
+            files,
             paused: AtomicBool::new(false),
             init: Arc::new(init),
             execs: Mutex::default(),
@@ -245,13 +254,14 @@ impl Containers {
         Ok(pid)
     }
 
-    async fn clean(&self, cgroup: &Cgroup, directory: &Path) {
+    async fn clean(&self, cgroup: &Cgroup, directory: &Path, files: &Path) {
         if let Err(error) = cgroup.remove().await {
             crate::error!("left behind: {error}");
         }
         if let Err(error) = fs::remove_dir_all(directory) {
             crate::error!("left behind {directory:?}: {error}");
         }
+        mounts::detach_below(files);
     }
 
     /// Lets a process run; answers its pid.
@@ -359,7 +369,7 @@ impl Containers {
         for (_, exec) in execs {
             exec.drain().await;
         }
-        self.clean(&container.cgroup, &container.directory).await;
+        self.clean(&container.cgroup, &container.directory, &container.files).await;
         crate::info!("container deleted id={id}");
         Ok(ended)
     }

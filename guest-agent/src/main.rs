@@ -11,7 +11,9 @@ mod container;
 mod debug;
 mod helper;
 mod log;
+mod mounts;
 mod names;
+mod network;
 mod process;
 mod reaper;
 mod report;
@@ -30,6 +32,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use crate::container::Containers;
+use crate::network::Network;
 use crate::reaper::Reaper;
 use crate::service::Service;
 use crate::streams::Streams;
@@ -144,6 +147,7 @@ fn serve(surroundings: Surroundings) -> Result<(), AgentFailure> {
         let service = Service {
             containers: Containers::new(surroundings.share, surroundings.directory, reaper, streams.clone()),
             owns_machine: surroundings.owns_machine,
+            network: Network::default(),
             shutdown,
         };
         let stream_listener = transport.listen(STREAM_PORT).map_err(failed("stream port"))?;

@@ -6,8 +6,8 @@ use nix::time::{ClockId, clock_settime};
 use paperboat_protocol::agent::state_response::Status;
 use paperboat_protocol::agent::{
     CreateContainerRequest, CreateContainerResponse, Empty, ExecRequest, HelloRequest, HelloResponse, KillRequest, PidsResponse,
-    ProcessRequest, ResizePtyRequest, StartResponse, StateResponse, StatsResponse, UpdateRequest, WaitOomRequest,
-    WaitOomResponse, WaitResponse, pids_response,
+    ProcessRequest, ResizePtyRequest, SetNetworkRequest, StartResponse, StateResponse, StatsResponse, UpdateRequest,
+    WaitOomRequest, WaitOomResponse, WaitResponse, pids_response,
 };
 use paperboat_protocol::{PROTOCOL_VERSION, agent_ttrpc};
 use tokio::sync::mpsc;
@@ -15,7 +15,9 @@ use ttrpc::asynchronous::TtrpcContext;
 use ttrpc::{Code, get_status};
 
 use crate::container::{AgentError, Containers};
+use crate::mounts::MountError;
 use crate::names::NameError;
+use crate::network::Network;
 use crate::process::{Ended, Process};
 use crate::streams::{StreamError, window_size};
 use crate::sys;
@@ -29,6 +31,8 @@ pub struct Service {
     pub containers: Containers,
     /// Whether clock, entropy and host name are this guest's to set; not so in a test on a host.
     pub owns_machine: bool,
+    /// The guest's network.
+    pub network: Network,
     /// Where a request to shut down goes.
     pub shutdown: mpsc::Sender<()>,
 }
@@ -41,12 +45,15 @@ impl From<AgentError> for ttrpc::Error {
             }
             // As containerd's own runtime answers a signal to what has ended.
             AgentError::EndedAlready => Code::NOT_FOUND,
-            AgentError::Name(_) | AgentError::SignalNumber(_) | AgentError::Resources(_) => Code::INVALID_ARGUMENT,
+            AgentError::Name(_)
+            | AgentError::Mount(MountError::Name(_))
+            | AgentError::SignalNumber(_)
+            | AgentError::Resources(_) => Code::INVALID_ARGUMENT,
             AgentError::Stream(StreamError::NotOpened { .. }) | AgentError::Slow { .. } => Code::DEADLINE_EXCEEDED,
             AgentError::Stream(StreamError::Io { .. }) => Code::INTERNAL,
             AgentError::Stream(_) => Code::INVALID_ARGUMENT,
             AgentError::Exists(_) => Code::ALREADY_EXISTS,
-            AgentError::TooMany { .. } => Code::RESOURCE_EXHAUSTED,
+            AgentError::TooMany { .. } | AgentError::Mount(MountError::TooMany) => Code::RESOURCE_EXHAUSTED,
             AgentError::StartedAlready
             | AgentError::NotStarted
             | AgentError::StillRunning(_)
@@ -55,6 +62,7 @@ impl From<AgentError> for ttrpc::Error {
             | AgentError::NoTerminal => Code::FAILED_PRECONDITION,
             AgentError::Failed(_) => Code::UNKNOWN,
             AgentError::Cgroup(_)
+            | AgentError::Mount(MountError::Io { .. })
             | AgentError::Signal(_)
             | AgentError::Helper(_)
             | AgentError::Report(_)
@@ -147,6 +155,7 @@ impl agent_ttrpc::Agent for Service {
         request: CreateContainerRequest,
     ) -> ttrpc::Result<CreateContainerResponse> {
         let stdio = request.stdio.get_or_default();
+        crate::mounts::make_memory_volumes(&request.memory_volumes).map_err(AgentError::from)?;
         let created = self.containers.create(&request.id, stdio, &request.spec_path, &request.rootfs_path).await;
         if let Err(error) = &created {
             crate::error!("container not created id={:?}: {error}", request.id);
@@ -246,6 +255,14 @@ impl agent_ttrpc::Agent for Service {
 
     async fn update(&self, _: &TtrpcContext, request: UpdateRequest) -> ttrpc::Result<Empty> {
         self.containers.update(&request.id, &request.resources_json)?;
+        Ok(Empty::new())
+    }
+
+    async fn set_network(&self, _: &TtrpcContext, request: SetNetworkRequest) -> ttrpc::Result<Empty> {
+        self.network.set(&request).map_err(|error| {
+            crate::error!("network not set: {error}");
+            refusal(if error.is_of_request() { Code::INVALID_ARGUMENT } else { Code::INTERNAL }, error.to_string())
+        })?;
         Ok(Empty::new())
     }
 

@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     println!("kernel {} boot {}", agent.kernel_release, agent.boot_id);
-    let pid = agent.create(&id, &PathBuf::from("containers").join(&id), Stdio::default()).await?;
+    let pid = agent.create(&id, &PathBuf::from("containers").join(&id), &[], Stdio::default()).await?;
     println!("created, pid {pid}");
     agent.start(&id, "").await?;
     println!("started");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use paperboat_protocol::agent::{
-    CreateContainerRequest, ExecRequest, HelloRequest, KillRequest, ProcessRequest, ResizePtyRequest, StateResponse, Stdio,
-    UpdateRequest, WaitOomRequest, WaitResponse,
+    CreateContainerRequest, ExecRequest, HelloRequest, KillRequest, MemoryVolume, ProcessRequest, ResizePtyRequest,
+    SetNetworkRequest, StateResponse, Stdio, UpdateRequest, WaitOomRequest, WaitResponse,
 };
 use paperboat_protocol::agent_ttrpc::AgentClient;
 use paperboat_protocol::{AGENT_PORT, PROTOCOL_VERSION, READY_MESSAGE};
@@ -17,6 +17,7 @@ use ttrpc::r#async::transport::Socket;
 use ttrpc::context::{self, Context};
 
 use crate::machine::plain;
+use crate::volume;
 
 /// A call that the agent answers from memory. On the software CPU of a busy host even that takes its time.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -163,12 +164,27 @@ impl Agent {
     }
 
     /// Creates a container whose files are below `in_share` in the share. Returns the guest's pid of its init.
-    pub async fn create(&self, id: &str, in_share: &Path, stdio: Stdio) -> Result<u32, AgentError> {
+    pub async fn create(
+        &self,
+        id: &str,
+        in_share: &Path,
+        memory: &[volume::MemoryVolume],
+        stdio: Stdio,
+    ) -> Result<u32, AgentError> {
+        let memory_volumes = memory.iter().map(|volume| MemoryVolume {
+            name: volume.name.clone(),
+            size_bytes: volume.size_bytes,
+            mode: volume.mode,
+            uid: volume.uid,
+            gid: volume.gid,
+            ..Default::default()
+        });
         let request = CreateContainerRequest {
             id: id.into(),
             stdio: Some(stdio).into(),
             spec_path: in_share.join("config.json").display().to_string(),
             rootfs_path: in_share.join("rootfs").display().to_string(),
+            memory_volumes: memory_volumes.collect(),
             ..Default::default()
         };
         let answer = self.client.create_container(limit(CREATE_TIMEOUT), &request).await;
@@ -253,6 +269,12 @@ impl Agent {
     pub async fn update(&self, id: &str, resources_json: &str) -> Result<(), AgentError> {
         let request = UpdateRequest { id: id.into(), resources_json: resources_json.into(), ..Default::default() };
         self.client.update(limit(CALL_TIMEOUT), &request).await.map(drop).map_err(|error| failed("update", &error))
+    }
+
+    /// Makes the guest's network what is described.
+    pub async fn set_network(&self, request: SetNetworkRequest) -> Result<(), AgentError> {
+        let answer = self.client.set_network(limit(CALL_TIMEOUT), &request).await;
+        answer.map(drop).map_err(|error| failed("network", &error))
     }
 
     /// Asks the guest to sync its file systems and power off. The connection may end before the answer.

@@ -73,7 +73,10 @@ pub fn unmount_below(root: &Path) -> Result<(), CleanupError> {
 }
 
 /// Mount points at and below `root`, in the order of mounting.
-fn mounts_below(root: &Path) -> Result<Vec<PathBuf>, CleanupError> {
+///
+/// # Errors
+/// [`CleanupError::MountInfo`].
+pub fn mounts_below(root: &Path) -> Result<Vec<PathBuf>, CleanupError> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(CleanupError::MountInfo)?;
     // The kernel lists real paths; the state directory may be reached through a link (/var/run).
     let root = std::fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
@@ -117,6 +120,7 @@ pub fn remove_tree(root: &Path) -> Result<(), CleanupError> {
 /// Removes a whole pod: its machine if it still runs, mounts, directory, and parents that became empty.
 pub fn remove_pod(paths: &PodPaths) -> Result<(), CleanupError> {
     end_machine(paths)?;
+    crate::network::note::undo(paths);
     let lines = |path: PathBuf| -> Vec<PathBuf> {
         std::fs::read_to_string(path).unwrap_or_default().lines().map(PathBuf::from).collect()
     };

@@ -16,7 +16,9 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use paperboat_protocol::debug::DEBUG_PARAMETER;
 use paperboat_protocol::machine::ended_response::Reason;
-use paperboat_protocol::machine::{Empty, EndedResponse, ShareOptions, StartRequest, StatsResponse};
+use paperboat_protocol::machine::{
+    BindNicRequest, Empty, EndedResponse, ShareOptions, StartRequest, StatsResponse, UnbindNicRequest,
+};
 use paperboat_protocol::machine_ttrpc::MachineClient;
 use protobuf::MessageField;
 use tokio::process::{Child, Command};
@@ -86,6 +88,14 @@ pub enum MachineError {
     /// The machine refused its description.
     #[error("machine: {0}")]
     Start(String),
+    /// The machine refused a tap.
+    #[error("machine: network slot {slot}: {message}")]
+    Nic {
+        /// Number of the slot.
+        slot: u32,
+        /// What it said.
+        message: String,
+    },
     /// The machine ended.
     #[error("{0}")]
     Ended(Arc<MachineEnd>),
@@ -224,6 +234,7 @@ impl Machine {
             console_path: paths.console_log().display().to_string(),
             console_max_bytes: config.limits.console_kib << 10,
             share_options: MessageField::some(share_options(config)),
+            nic_slots: crate::network::SLOTS.into(),
             ..Default::default()
         };
         let refused = tokio::select! {
@@ -247,6 +258,20 @@ impl Machine {
         machine.expect_end();
         machine.kill().await;
         Err(MachineError::Start(plain(&refused)))
+    }
+
+    /// Lets the guest's network slot number `slot` send and receive through a tap of its network namespace.
+    pub async fn bind_nic(&self, slot: u32, tap: &str, mac: [u8; 6], mtu: u32) -> Result<(), MachineError> {
+        let request = BindNicRequest { slot, tap_name: tap.into(), mac: mac.into(), mtu, ..Default::default() };
+        let answer = self.client.bind_nic(context::with_duration(CALL_TIMEOUT), &request).await;
+        answer.map(drop).map_err(|error| MachineError::Nic { slot, message: plain(&error) })
+    }
+
+    /// Takes the link of a network slot down and lets go of its tap.
+    pub async fn unbind_nic(&self, slot: u32) -> Result<(), MachineError> {
+        let request = UnbindNicRequest { slot, ..Default::default() };
+        let answer = self.client.unbind_nic(context::with_duration(CALL_TIMEOUT), &request).await;
+        answer.map(drop).map_err(|error| MachineError::Nic { slot, message: plain(&error) })
     }
 
     /// Host process id of the machine.
@@ -388,7 +413,6 @@ async fn spawn_in(mut command: Command, namespace: NetworkNamespace, program: &P
 
 fn enter(namespace: &NetworkNamespace) -> std::io::Result<()> {
     match namespace {
-        NetworkNamespace::Host => Ok(()),
         NetworkNamespace::Fresh => nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(Into::into),
         NetworkNamespace::Path(path) => {
             let file = std::fs::File::open(path)?;

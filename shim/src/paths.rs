@@ -9,7 +9,7 @@
 //!     share/                       what the guest sees: files/ mounted read-only, root file systems and volumes on top
 //!     console.log machine.log shim.log
 //!     pod.json                     what the pod is, for the operator's command
-//!     machine.pid cgroups cgroup-home owner   for whoever cleans up after this shim
+//!     machine.pid cgroups cgroup-home owner network   for whoever cleans up after this shim
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -139,6 +139,11 @@ impl PodPaths {
     /// What the pod is and how it was configured.
     pub fn note(&self) -> PathBuf {
         self.root.join("pod.json")
+    }
+
+    /// What was made in the pod's network namespace.
+    pub fn network(&self) -> PathBuf {
+        self.root.join("network")
     }
 
     /// Process id and start time of the machine.

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use paperboat_protocol::debug::DEBUG_TOOLS;
 
-use crate::spec::Volume;
+use crate::cleanup;
+use crate::volume::{ReadOnly, Volume};
 
 /// mount(2) copies one page of options; the last byte must be zero.
 const MAX_DATA_BYTES: usize = 4095;
@@ -46,6 +47,9 @@ pub enum MountError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The mounts below a volume cannot be listed.
+    #[error(transparent)]
+    List(#[from] cleanup::CleanupError),
     /// There is no root file system.
     #[error("root file system {}: {source}", path.display())]
     NoRoot {
@@ -84,7 +88,7 @@ pub fn mount_root(mounts: &[Mount], root_path: &Path, target: &Path) -> Result<(
         let metadata = std::fs::metadata(root_path);
         let directory = metadata.and_then(|m| if m.is_dir() { Ok(()) } else { Err(Errno::ENOTDIR.into()) });
         directory.map_err(|source| MountError::NoRoot { path: root_path.to_owned(), source })?;
-        return bind(root_path, target, true);
+        return bind_as_slave(root_path, target, true);
     }
     mounts.iter().try_for_each(|entry| mount_one(entry, target))
 }
@@ -102,13 +106,13 @@ pub fn make_volume_target(volume: &Volume, directory: &Path) -> Result<(), Mount
 /// Mounts a volume below `directory`, read-only where asked.
 pub fn mount_volume(volume: &Volume, directory: &Path) -> Result<(), MountError> {
     let target = directory.join(&volume.name);
-    bind(&volume.source, &target, volume.recursive)?;
-    // What the host mounts below the volume later reaches the guest, never the other way round.
-    change(&target, MsFlags::MS_SLAVE | MsFlags::MS_REC)?;
-    if volume.read_only {
-        change(&target, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
+    bind_as_slave(&volume.source, &target, volume.recursive)?;
+    let read_only = |target: &Path| change(target, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY);
+    match volume.read_only {
+        ReadOnly::No => Ok(()),
+        ReadOnly::Top => read_only(&target),
+        ReadOnly::Recursive => cleanup::mounts_below(&target)?.iter().try_for_each(|mount| read_only(mount)),
     }
-    Ok(())
 }
 
 /// Puts the debug console's program where the agent looks for it.
@@ -116,7 +120,7 @@ pub fn mount_debug_tools(source: &Path, files: &Path, share: &Path) -> Result<()
     let place = Path::new(DEBUG_TOOLS);
     let directory = place.parent().unwrap_or(Path::new(""));
     let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let volume = Volume { source: source.to_owned(), name, directory: false, recursive: false, read_only: true };
+    let volume = Volume { source: source.to_owned(), name, directory: false, recursive: false, read_only: ReadOnly::Top };
     make_volume_target(&volume, &files.join(directory))?;
     mount_volume(&volume, &share.join(directory))
 }
@@ -132,7 +136,7 @@ fn mount_one(entry: &Mount, root: &Path) -> Result<(), MountError> {
     }
     let is_bind = options.flags.contains(MsFlags::MS_BIND) || entry.type_ == "bind";
     if is_bind {
-        bind(Path::new(&entry.source), &target, options.flags.contains(MsFlags::MS_REC))?;
+        bind_as_slave(Path::new(&entry.source), &target, options.flags.contains(MsFlags::MS_REC))?;
         // A bind mount takes its flags in a second step (mount(2), "Creating a bind mount").
         let changes = options.flags - MsFlags::MS_BIND - MsFlags::MS_REC;
         if !changes.is_empty() {
@@ -142,6 +146,13 @@ fn mount_one(entry: &Mount, root: &Path) -> Result<(), MountError> {
     }
     mount(Some(entry.source.as_str()), &target, Some(entry.type_.as_str()), options.flags, Some(options.data.as_str()))
         .map_err(|errno| MountError::Mount { kind: entry.type_.clone(), mount_source: entry.source.clone(), target, errno })
+}
+
+/// What the host mounts below the source later reaches the guest, never the other way round: unmounting here would otherwise unmount
+/// there.
+fn bind_as_slave(source: &Path, target: &Path, recursive: bool) -> Result<(), MountError> {
+    bind(source, target, recursive)?;
+    change(target, MsFlags::MS_SLAVE | MsFlags::MS_REC)
 }
 
 fn bind(source: &Path, target: &Path, recursive: bool) -> Result<(), MountError> {

@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use paperboat_protocol::SHARE_MOUNT;
+use paperboat_protocol::{MEMORY_MOUNT, SHARE_MOUNT};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::hooks::Hooks;
 use crate::size::{Asked, Resources};
+use crate::volume::{self, MemoryVolume, Placed, Volume};
 
 /// Largest config.json read, in bytes. Linux bounds arguments and environment at a few MiB; the rest is small beside them.
 const MAX_SPEC_BYTES: u64 = 64 << 20;
@@ -46,6 +48,24 @@ pub enum SpecError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Something of the host's that a guest cannot have.
+    #[error("{path}: the host's {kind} namespace cannot reach into a micro-VM; {instead}")]
+    HostNamespace {
+        /// The file.
+        path: PathBuf,
+        /// Which namespace.
+        kind: &'static str,
+        /// What to do.
+        instead: &'static str,
+    },
+    /// Ids of the host's files are the container's here.
+    #[error("mount of {source_path} at {destination}: id-mapped mounts (uidMappings, gidMappings) are not supported")]
+    IdMapped {
+        /// The host's path.
+        source_path: PathBuf,
+        /// The container's path.
+        destination: String,
+    },
 }
 
 /// The parts of the specification that the host side acts on.
@@ -60,8 +80,9 @@ struct View {
     #[serde(deserialize_with = "nullable")]
     annotations: HashMap<String, String>,
     #[serde(deserialize_with = "nullable")]
-    hooks: HashMap<String, Vec<Value>>,
+    hooks: Hooks,
     linux: Option<LinuxView>,
+    oci_version: String,
 }
 
 /// Go writes an empty list or map as null where a field is not marked `omitempty`.
@@ -96,6 +117,10 @@ struct MountView {
     source: PathBuf,
     #[serde(deserialize_with = "nullable")]
     options: Vec<String>,
+    #[serde(rename = "uidMappings")]
+    uid_mappings: Vec<Value>,
+    #[serde(rename = "gidMappings")]
+    gid_mappings: Vec<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -118,8 +143,6 @@ struct NamespaceView {
 /// The network namespace in which the pod's machine lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkNamespace {
-    /// The host's own.
-    Host,
     /// One that nobody else has.
     Fresh,
     /// An existing one.
@@ -137,20 +160,26 @@ pub enum Role {
     Member,
 }
 
-/// A host path to be mounted into the pod's share.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// The host's path.
-    pub source: PathBuf,
-    /// Name below the container's `mounts` directory.
-    pub name: String,
-    /// A directory; otherwise a file.
-    pub directory: bool,
-    /// Mounts below the source come along.
-    pub recursive: bool,
-    /// Not to be written through.
-    pub read_only: bool,
+/// A specification for the guest, and what it needs outside.
+#[derive(Debug)]
+pub struct ForGuest {
+    /// The document.
+    pub document: Vec<u8>,
+    /// Host paths to be mounted into the share.
+    pub volumes: Vec<Volume>,
+    /// File systems that the guest makes in its memory.
+    pub memory_volumes: Vec<MemoryVolume>,
 }
+
+/// Namespaces that a guest cannot share with its host, and what to ask for instead.
+const HOST_NAMESPACES: [(&str, &str); 3] = [
+    (
+        "network",
+        "a pod's network comes from interfaces in its own namespace: leave out --net-host, --network host, hostNetwork, and publish ports",
+    ),
+    ("pid", "a guest has its own processes: leave out --pid host, hostPID"),
+    ("ipc", "a guest has its own shared memory: leave out --ipc host, hostIPC"),
+];
 
 /// A bundle's specification.
 #[derive(Debug)]
@@ -170,7 +199,13 @@ impl Spec {
         if bytes.len() as u64 > MAX_SPEC_BYTES {
             return Err(SpecError::TooLarge(path));
         }
-        Self::parse(&bytes).map_err(|source| SpecError::Parse { path, source })
+        let spec = Self::parse(&bytes).map_err(|source| SpecError::Parse { path: path.clone(), source })?;
+        for (kind, instead) in HOST_NAMESPACES {
+            if !spec.namespaces().any(|namespace| namespace.kind == kind) {
+                return Err(SpecError::HostNamespace { path, kind, instead });
+            }
+        }
+        Ok(spec)
     }
 
     /// Parses a specification.
@@ -206,12 +241,14 @@ impl Spec {
 
     /// The network namespace the specification asks for.
     pub fn network_namespace(&self) -> NetworkNamespace {
-        let namespaces = self.view.linux.iter().flat_map(|linux| &linux.namespaces);
-        match namespaces.into_iter().find(|namespace| namespace.kind == "network") {
-            None => NetworkNamespace::Host,
-            Some(namespace) if namespace.path.as_os_str().is_empty() => NetworkNamespace::Fresh,
-            Some(namespace) => NetworkNamespace::Path(namespace.path.clone()),
+        match self.namespaces().find(|namespace| namespace.kind == "network") {
+            Some(namespace) if !namespace.path.as_os_str().is_empty() => NetworkNamespace::Path(namespace.path.clone()),
+            _ => NetworkNamespace::Fresh,
         }
+    }
+
+    fn namespaces(&self) -> impl Iterator<Item = &NamespaceView> {
+        self.view.linux.iter().flat_map(|linux| &linux.namespaces)
     }
 
     /// The container's cgroup as the client names it; empty when it does not.
@@ -236,15 +273,19 @@ impl Spec {
         self.view.process.as_ref()?.oom_score_adj
     }
 
+    /// Programs of the host that are to run at certain moments.
+    pub fn hooks(&self) -> &Hooks {
+        &self.view.hooks
+    }
+
+    /// Version of the specification the document follows.
+    pub fn oci_version(&self) -> &str {
+        &self.view.oci_version
+    }
+
     /// `root.path`: absolute, or relative to the bundle.
     pub fn root_path(&self) -> &Path {
         self.view.root.as_ref().map_or(Path::new("rootfs"), |root| &root.path)
-    }
-
-    /// Kinds of hooks that the specification wants run on the host.
-    pub fn host_hooks(&self) -> Vec<&str> {
-        let on_host = |kind: &str| !matches!(kind, "createContainer" | "startContainer");
-        self.view.hooks.iter().filter(|(kind, hooks)| on_host(kind) && !hooks.is_empty()).map(|(kind, _)| kind.as_str()).collect()
     }
 
     /// Arguments, environment and working directory of the container's process.
@@ -254,41 +295,50 @@ impl Spec {
         Some((&process.args, &process.env, cwd))
     }
 
-    /// The specification for the guest, and the host paths that it needs in the share. `container_in_share` is the container's
-    /// directory, relative to the share.
-    pub fn for_guest(&self, container_in_share: &Path) -> Result<(Vec<u8>, Vec<Volume>), SpecError> {
+    /// The specification for the guest, and what its mounts need. `bundle` is where relative sources begin, `container_in_share` the
+    /// container's directory, relative to the share.
+    pub fn for_guest(&self, bundle: &Path, container_in_share: &Path) -> Result<ForGuest, SpecError> {
         let in_guest = Path::new(SHARE_MOUNT).join(container_in_share);
         let mut document = self.document.clone();
         document["root"]["path"] = json!(in_guest.join("rootfs"));
-        let mut volumes = Vec::new();
+        let (mut volumes, mut memory_volumes) = (Vec::new(), Vec::new());
         for (index, mount) in self.view.mounts.iter().enumerate() {
             let bound = mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind");
-            if !bound || !mount.source.is_absolute() {
+            if !bound {
                 continue;
             }
-            let metadata = std::fs::metadata(&mount.source).map_err(|source| SpecError::Volume {
-                source_path: mount.source.clone(),
-                destination: mount.destination.clone(),
-                source,
-            })?;
-            let volume = Volume {
-                source: mount.source.clone(),
-                name: index.to_string(),
-                directory: metadata.is_dir(),
-                recursive: !mount.options.iter().any(|option| option == "bind"),
-                read_only: mount.options.iter().any(|option| option == "ro"),
-            };
-            document["mounts"][index]["source"] = json!(in_guest.join("mounts").join(&volume.name));
-            volumes.push(volume);
+            let source_path = bundle.join(&mount.source);
+            let destination = mount.destination.clone();
+            if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+                return Err(SpecError::IdMapped { source_path, destination });
+            }
+            let options = &mount.options;
+            let placed = volume::place(&index.to_string(), &source_path, Path::new(&destination), options)
+                .and_then(|placed| Ok((placed, volume::inherited(&source_path, options)?)));
+            let (placed, inherited) = placed.map_err(|source| SpecError::Volume { source_path, destination, source })?;
+            let entry = &mut document["mounts"][index];
+            match placed {
+                Placed::Share(volume) => {
+                    entry["source"] = json!(in_guest.join("mounts").join(&volume.name));
+                    volumes.push(volume);
+                }
+                Placed::Memory(volume) => {
+                    entry["source"] = json!(Path::new(MEMORY_MOUNT).join(&volume.name));
+                    memory_volumes.push(volume);
+                }
+            }
+            let all = options.iter().map(String::as_str).chain(inherited);
+            entry["options"] = json!(all.collect::<Vec<_>>());
         }
-        let bytes = serde_json::to_vec(&document).map_err(|source| SpecError::Parse { path: "config.json".into(), source })?;
-        Ok((bytes, volumes))
+        let document = serde_json::to_vec(&document).map_err(|source| SpecError::Parse { path: "config.json".into(), source })?;
+        Ok(ForGuest { document, volumes, memory_volumes })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::ReadOnly;
 
     fn spec(document: Value) -> Spec {
         Spec::parse(document.to_string().as_bytes()).unwrap()
@@ -297,7 +347,6 @@ mod tests {
     #[test]
     fn network_namespaces_are_told_apart() {
         let of = |namespaces: Value| spec(json!({"linux": {"namespaces": namespaces}})).network_namespace();
-        assert_eq!(of(json!([{"type": "pid"}])), NetworkNamespace::Host);
         assert_eq!(of(json!([{"type": "network"}])), NetworkNamespace::Fresh);
         assert_eq!(of(json!([{"type": "network", "path": "/run/netns/a"}])), NetworkNamespace::Path("/run/netns/a".into()));
     }
@@ -336,33 +385,58 @@ mod tests {
             ],
             "futureField": {"kept": 1},
         }));
-        let (bytes, volumes) = original.for_guest(Path::new("containers/c")).unwrap();
-        let guest: Value = serde_json::from_slice(&bytes).unwrap();
+        let ForGuest { document, volumes, memory_volumes } =
+            original.for_guest(Path::new("/bundle"), Path::new("containers/c")).unwrap();
+        let guest: Value = serde_json::from_slice(&document).unwrap();
         assert_eq!(guest["root"], json!({"path": "/run/paperboat/share/containers/c/rootfs", "readonly": true}));
         assert_eq!(guest["mounts"][0]["source"], "proc");
         assert_eq!(guest["mounts"][1]["source"], "/run/paperboat/share/containers/c/mounts/1");
         assert_eq!(guest["futureField"]["kept"], 1);
-        assert_eq!(volumes.len(), 2);
-        assert!(volumes[0].directory && volumes[0].recursive && volumes[0].read_only);
-        assert!(!volumes[1].directory && !volumes[1].recursive && !volumes[1].read_only);
+        assert_eq!((volumes.len(), memory_volumes.len()), (2, 0));
+        assert!(volumes[0].directory && volumes[0].recursive && volumes[0].read_only == ReadOnly::Top);
+        assert!(!volumes[1].directory && !volumes[1].recursive && volumes[1].read_only == ReadOnly::No);
+    }
+
+    #[test]
+    fn a_relative_source_begins_at_the_bundle() {
+        let bundle = tempfile::tempdir().unwrap();
+        std::fs::create_dir(bundle.path().join("data")).unwrap();
+        let relative = spec(json!({"mounts": [{"destination": "/d", "type": "bind", "source": "data"}]}));
+        let volumes = relative.for_guest(bundle.path(), Path::new("c")).unwrap().volumes;
+        assert_eq!(volumes[0].source, bundle.path().join("data"));
+    }
+
+    #[test]
+    fn namespaces_of_the_host_are_refused_with_a_way_out() {
+        let bundle = tempfile::tempdir().unwrap();
+        let load = |kinds: &[&str]| {
+            let namespaces: Vec<_> = kinds.iter().map(|kind| json!({"type": kind})).collect();
+            std::fs::write(bundle.path().join("config.json"), json!({"linux": {"namespaces": namespaces}}).to_string()).unwrap();
+            Spec::load(bundle.path()).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(load(&["network", "pid", "ipc"]), Ok(()));
+        assert!(load(&["pid", "ipc"]).unwrap_err().contains("--network host"));
+        assert!(load(&["network", "ipc"]).unwrap_err().contains("hostPID"));
+        assert!(load(&["network", "pid"]).unwrap_err().contains("hostIPC"));
+    }
+
+    #[test]
+    fn mapped_ids_are_refused() {
+        let mapped =
+            spec(json!({"mounts": [{"destination": "/d", "type": "bind", "source": "/", "uidMappings": [{"size": 1}]}]}));
+        assert!(mapped.for_guest(Path::new("/"), Path::new("c")).unwrap_err().to_string().contains("uidMappings"));
     }
 
     #[test]
     fn null_is_empty() {
         let empty = spec(json!({"mounts": null, "hooks": null, "annotations": null, "process": {"args": null, "env": null}}));
-        assert!(empty.host_hooks().is_empty() && empty.program().unwrap().0.is_empty());
-    }
-
-    #[test]
-    fn hooks_for_the_host_are_told_apart() {
-        let hooks = json!({"hooks": {"prestart": [{"path": "/h"}], "startContainer": [{"path": "/g"}], "poststop": []}});
-        assert_eq!(spec(hooks).host_hooks(), ["prestart"]);
+        assert!(empty.program().unwrap().0.is_empty());
     }
 
     #[test]
     fn a_volume_that_is_not_there_is_named() {
         let missing = spec(json!({"mounts": [{"destination": "/d", "type": "bind", "source": "/nonexistent/x"}]}));
-        let message = missing.for_guest(Path::new("c")).unwrap_err().to_string();
+        let message = missing.for_guest(Path::new("/"), Path::new("c")).unwrap_err().to_string();
         assert!(message.contains("/nonexistent/x") && message.contains("/d"), "{message}");
     }
 }

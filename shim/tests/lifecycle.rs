@@ -99,7 +99,7 @@ impl Stage {
             "process": {"args": command, "cwd": "/", "env": []},
             "root": {"path": self.path("image")},
             "annotations": annotations,
-            "linux": {"namespaces": [{"type": "network"}]},
+            "linux": {"namespaces": [{"type": "network"}, {"type": "pid"}, {"type": "ipc"}]},
         });
         fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
         nix::unistd::mkfifo(&bundle.join("log"), Mode::from_bits_truncate(0o600)).unwrap();

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{
     Arch, LinuxNamespaceType, LinuxResources, LinuxSeccompAction, LinuxSyscallBuilder, Mount, RootBuilder, Spec,
 };
+use paperboat_protocol::MEMORY_MOUNT;
 use serde::de::DeserializeOwned;
 
 use super::HelperError;
@@ -17,7 +18,7 @@ use super::HelperError;
 const JSON_MAX: u64 = 64 << 20;
 
 /// Largest depth is serde_json's own (128). Sources of bind mounts that mean the guest's own file systems.
-const GUEST_SOURCES: [&str; 3] = ["/dev", "/proc", "/sys"];
+const GUEST_SOURCES: [&str; 4] = ["/dev", "/proc", "/sys", MEMORY_MOUNT];
 
 /// Calls that the default profile of container engines allows on this architecture only; a profile computed on a host of another
 /// one lacks them.
@@ -341,6 +342,7 @@ mod tests {
         assert_eq!(bind("containers/one/mounts/0").expect("relative"), place().share.join("containers/one/mounts/0"));
         assert!(bind("/run/paperboat/share/volumes/a").is_ok());
         assert!(bind("/dev/shm").is_ok());
+        assert!(bind("/run/paperboat/memory/cache").is_ok());
         for bad in ["/etc/resolv.conf", "/run/paperboat/share/../x", "../x", "/devil"] {
             let error = bind(bad).expect_err(bad).to_string();
             assert!(error.contains("/data") && error.contains(bad), "{error}");

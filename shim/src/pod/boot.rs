@@ -11,6 +11,7 @@ use crate::agent::{self, Agent};
 use crate::config::Config;
 use crate::events::Publisher;
 use crate::machine::{Counters, Machine, MachineEnd, MachineError};
+use crate::network::Network;
 use crate::note::Note;
 use crate::paths::PodPaths;
 use crate::spec::Spec;
@@ -65,8 +66,12 @@ impl Pod {
         let ready_socket = paths.ready_socket();
         let ready = UnixListener::bind(&ready_socket).map_err(|source| PodError::File { path: ready_socket, source })?;
         let machine = Machine::start(config, paths, id, spec).await?;
-        let agent = match boot_agent(config, paths, &machine, ready, spec.hostname()).await {
-            Ok(agent) => agent,
+        let booted = async {
+            let network = Network::open(paths, &spec.network_namespace(), machine.pid()).await?;
+            Ok((network, boot_agent(config, paths, &machine, ready, spec.hostname()).await?))
+        };
+        let (network, agent) = match booted.await {
+            Ok(both) => both,
             Err(error) => {
                 machine.expect_end();
                 machine.kill().await;
@@ -77,7 +82,15 @@ impl Pod {
                 });
             }
         };
-        let pod = Arc::new(Self { id: id.into(), paths: paths.clone(), machine, agent, publisher, containers: Mutex::default() });
+        let pod = Arc::new(Self {
+            id: id.into(),
+            paths: paths.clone(),
+            machine,
+            network,
+            agent,
+            publisher,
+            containers: Mutex::default(),
+        });
         log::info!(
             "agent ready kernel={} boot_id={} {}",
             pod.agent.kernel_release,
@@ -85,6 +98,7 @@ impl Pod {
             pod.machine.counters().await
         );
         pod.clone().watch_machine();
+        pod.clone().watch_network();
         if let Err(error) = pod.create_prepared(spec, prepared, options).await {
             pod.end_machine().await;
             return Err(error);

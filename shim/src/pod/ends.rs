@@ -30,6 +30,7 @@ impl Pod {
                 self.machine.stop().await;
             }
         }
+        self.network.close().await;
     }
 
     /// Waits for a process's end and tells everybody.

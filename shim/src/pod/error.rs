@@ -8,7 +8,9 @@ use crate::cleanup::CleanupError;
 use crate::config::ConfigError;
 use crate::container::{Phase, Process};
 use crate::elf::WrongArchitecture;
+use crate::hooks::HookError;
 use crate::machine::{MachineEnd, MachineError};
+use crate::network::NetworkError;
 use crate::rootfs::MountError;
 use crate::spec::SpecError;
 use crate::streams::StreamError;
@@ -37,6 +39,12 @@ pub enum PodError {
     /// Standard streams could not be set up.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// The pod's network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A program that was to run on the host.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// Something is left on the host.
     #[error(transparent)]
     Cleanup(#[from] CleanupError),

@@ -5,15 +5,16 @@ use std::path::Path;
 use super::{CreateOptions, PodError};
 use crate::cleanup::{self, CleanupError};
 use crate::paths::PodPaths;
-use crate::spec::{Role, Spec};
+use crate::spec::{ForGuest, Role, Spec};
+use crate::volume::MemoryVolume;
 use crate::{elf, rootfs};
 
 /// What [`prepare_files`] laid out.
 pub(super) enum Prepared {
     /// Nothing: no process runs in a sandbox.
     Sandbox,
-    /// Specification, root file system and volumes.
-    Container,
+    /// Specification, root file system and volumes; these are left for the guest to make.
+    Container(Vec<MemoryVolume>),
 }
 
 /// Makes the pod's directory. One that is there already belongs to a living shim of another containerd, or is what a dead shim left
@@ -54,20 +55,15 @@ pub(super) fn prepare_files(paths: &PodPaths, spec: &Spec, options: &CreateOptio
     if spec.role() == Role::Sandbox {
         return Ok(Prepared::Sandbox);
     }
-    for hook in spec.host_hooks() {
-        log::warn!(
-            "container {}: {hook} hooks are for the host's view of a container's processes, which live in the guest: not run",
-            options.id
-        );
-    }
     let in_share = paths.container_in_share(&options.id);
     let (files, share) = (paths.files().join(&in_share), paths.share().join(&in_share));
-    let (document, volumes) = spec.for_guest(&in_share)?;
+    let bundle = Path::new(&options.bundle);
+    let ForGuest { document, volumes, memory_volumes } = spec.for_guest(bundle, &in_share)?;
     rootfs::make_directory(&files.join("rootfs"))?;
     let config = files.join("config.json");
     std::fs::write(&config, document).map_err(|source| PodError::File { path: config, source })?;
     let root = share.join("rootfs");
-    rootfs::mount_root(&options.mounts, &Path::new(&options.bundle).join(spec.root_path()), &root)?;
+    rootfs::mount_root(&options.mounts, &bundle.join(spec.root_path()), &root)?;
     if let Some((args, env, cwd)) = spec.program() {
         elf::check(&root, args, env, cwd)?;
     }
@@ -75,7 +71,7 @@ pub(super) fn prepare_files(paths: &PodPaths, spec: &Spec, options: &CreateOptio
         rootfs::make_volume_target(volume, &files.join("mounts"))?;
         rootfs::mount_volume(volume, &share.join("mounts"))?;
     }
-    Ok(Prepared::Container)
+    Ok(Prepared::Container(memory_volumes))
 }
 
 /// Unmounts and removes a container's part of the share.

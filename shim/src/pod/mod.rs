@@ -1,11 +1,12 @@
 //! One pod: a machine, its agent and the containers in it, from boot to the last removal.
 //!
-//! `boot` brings it up, `files` lays out what it has on the host, `tasks` does what containerd asks, `ends` tells how everything ended.
+//! `boot` brings it up, `files` lays out what it has on the host, `network` follows its interfaces, `tasks` does what containerd asks, `ends` tells how everything ended.
 
 mod boot;
 mod ends;
 mod error;
 mod files;
+mod network;
 mod tasks;
 
 use std::collections::HashMap;
@@ -21,7 +22,9 @@ use self::files::{Prepared, prepare_files, remove_container_files};
 use crate::agent::{Agent, AgentError};
 use crate::container::{Container, Process};
 use crate::events::{Event, Publisher};
+use crate::hooks::{self, Moment};
 use crate::machine::{Machine, MachineError};
+use crate::network::Network;
 use crate::paths::PodPaths;
 use crate::spec::{Role, Spec};
 use crate::streams::{StdioPaths, Streams};
@@ -56,6 +59,7 @@ pub struct Pod {
     id: String,
     paths: PodPaths,
     machine: Machine,
+    network: Network,
     agent: Agent,
     publisher: Publisher,
     containers: Mutex<HashMap<String, Arc<Container>>>,
@@ -121,12 +125,13 @@ impl Pod {
 
     async fn create_prepared(self: &Arc<Self>, spec: &Spec, prepared: Prepared, options: CreateOptions) -> Result<(), PodError> {
         let CreateOptions { id, bundle, mounts, stdio } = options;
+        hooks::run(spec, Moment::Creating, &id, self.pid(), Path::new(&bundle)).await?;
         let streams = match prepared {
             Prepared::Sandbox => None,
-            Prepared::Container => {
+            Prepared::Container(memory) => {
                 let tokens = stdio.tokens();
                 let in_share = self.paths.container_in_share(&id);
-                self.or_machine_end(self.agent.create(&id, &in_share, tokens.clone())).await?;
+                self.or_machine_end(self.agent.create(&id, &in_share, &memory, tokens.clone())).await?;
                 let streams =
                     self.or_machine_end(async { Ok(Streams::connect(&stdio, &tokens, self.agent.vsock()).await) }).await?;
                 match streams {

@@ -13,6 +13,7 @@ use super::{EXEC_END_GRACE, KILLED, Pod, PodError, SIGKILL};
 use crate::agent::AgentError;
 use crate::container::{Container, Exit, Phase, Process};
 use crate::events::Event;
+use crate::hooks::Moment;
 use crate::spec::Role;
 use crate::streams::{StdioPaths, Streams};
 use crate::{cleanup, size};
@@ -80,9 +81,17 @@ impl Pod {
         if process.phase() != Phase::Created {
             return Err(wrong_phase(&process));
         }
-        if container.role != Role::Sandbox
-            && let Err(error) = self.or_machine_end(self.agent.start(id, exec_id)).await
-        {
+        // What the namespace holds by now, the container finds from its first instruction on.
+        let started = async {
+            if exec_id.is_empty() {
+                self.network.refresh(&self.machine, &self.agent).await?;
+            }
+            if container.role != Role::Sandbox {
+                self.or_machine_end(self.agent.start(id, exec_id)).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = started.await {
             drop(starting);
             // The process must not stay "created" for ever: its owner waits for the end of its streams before deleting it.
             self.discard(id, exec_id).await;
@@ -92,6 +101,9 @@ impl Pod {
             return Err(error);
         }
         process.enter(Phase::Running);
+        if exec_id.is_empty() {
+            self.run_late_hooks(&container, Moment::Started).await;
+        }
         self.publisher.publish(if exec_id.is_empty() {
             Event::Start(event::TaskStart { container_id: id.into(), pid: self.pid(), ..Default::default() })
         } else {
@@ -168,6 +180,7 @@ impl Pod {
             }
         }
         if exec_id.is_empty() {
+            self.run_late_hooks(&container, Moment::Stopped).await;
             self.publisher.publish(Event::Delete(event::TaskDelete {
                 container_id: id.into(),
                 pid: self.pid(),
