@@ -121,6 +121,10 @@ impl Drop for Docker {
             }
             thread::sleep(POLL);
         }
+        // The daemon makes the group above its containers, and leaves it.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join(self.host.namespace()));
+        }
     }
 }
 
