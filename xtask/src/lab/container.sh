@@ -4,7 +4,7 @@ dir=$(mktemp -d /tmp/pb-XXXXXX)
 export PATH=/opt/paperboat/bin:$PATH PAPERBOAT_CONFIG=$dir/config.yaml
 cat >"$dir/config.yaml" <<YAML
 kernel: /opt/paperboat/vmlinux
-initrd: /opt/paperboat/initramfs.cpio
+initramfs: /opt/paperboat/initramfs.cpio
 state_dir: $dir/p
 backend: kvm
 YAML
