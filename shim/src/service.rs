@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api;
@@ -9,6 +10,7 @@ use containerd_shim_protos::shim_async::Task;
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
 use tokio::sync::{Mutex, Notify};
+use tokio::time::{Instant, sleep};
 use ttrpc::Code;
 use ttrpc::r#async::TtrpcContext;
 use ttrpc::error::get_rpc_status;
@@ -23,6 +25,13 @@ use crate::streams::StdioPaths;
 
 /// Longest description of an added process, in bytes: its arguments and environment, which Linux bounds below this.
 const MAX_PROCESS_BYTES: usize = 4 << 20;
+
+/// A client that was killed between starting a shim and creating its pod, or while the pod booted, asks for no shutdown. Longer
+/// than any client takes from one call to the next.
+const WITHOUT_POD_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often is looked whether there is a pod.
+const WITHOUT_POD_LOOK: Duration = Duration::from_secs(5);
 
 /// The Task service of one shim.
 #[derive(Clone)]
@@ -79,7 +88,21 @@ impl Service {
 
     /// Returns once containerd has no more use for this shim.
     pub async fn done(&self) {
-        self.shared.done.notified().await;
+        tokio::select! {
+            () = self.shared.done.notified() => {}
+            () = self.without_pod_for(WITHOUT_POD_LIMIT, WITHOUT_POD_LOOK) => log::warn!("no pod for {WITHOUT_POD_LIMIT:?}: nobody needs this shim"),
+        }
+    }
+
+    /// Returns once there has been neither a pod nor a creation for as long as `limit`, looking every `interval`.
+    async fn without_pod_for(&self, limit: Duration, interval: Duration) {
+        let mut last_use = Instant::now();
+        while last_use.elapsed() < limit {
+            sleep(interval).await;
+            if self.pod().is_ok() || self.shared.creating.try_lock().is_err() {
+                last_use = Instant::now();
+            }
+        }
     }
 
     /// Ends what may still be there.
@@ -310,5 +333,24 @@ impl Task for Service {
             self.shared.done.notify_one();
         }
         Ok(api::Empty::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shim_that_never_gets_a_pod_ends_by_itself() {
+        const LIMIT: Duration = Duration::from_millis(50);
+        const INTERVAL: Duration = Duration::from_millis(5);
+        let publisher = Publisher::start("ns", None);
+        let service = Service::new("ns", "pod", "/nonexistent/socket".into(), Config::default(), publisher);
+        let creating = service.shared.creating.lock().await;
+        let ends = service.without_pod_for(LIMIT, INTERVAL);
+        tokio::pin!(ends);
+        assert!(tokio::time::timeout(LIMIT * 4, &mut ends).await.is_err(), "a creation is under way");
+        drop(creating);
+        ends.await;
     }
 }

@@ -58,6 +58,14 @@ pub enum SpecError {
         /// What to do.
         instead: &'static str,
     },
+    /// The working directory is no absolute path (OCI runtime specification, "process").
+    #[error("{path}: process.cwd is {cwd:?}, it must be an absolute path")]
+    RelativeCwd {
+        /// The file.
+        path: PathBuf,
+        /// As given.
+        cwd: PathBuf,
+    },
     /// Ids of the host's files are the container's here.
     #[error("mount of {source_path} at {destination}: id-mapped mounts (uidMappings, gidMappings) are not supported")]
     IdMapped {
@@ -204,6 +212,12 @@ impl Spec {
             if !spec.namespaces().any(|namespace| namespace.kind == kind) {
                 return Err(SpecError::HostNamespace { path, kind, instead });
             }
+        }
+        if let Some((_, _, cwd)) = spec.program()
+            && !cwd.is_absolute()
+        {
+            let cwd = cwd.to_owned();
+            return Err(SpecError::RelativeCwd { path, cwd });
         }
         Ok(spec)
     }
@@ -418,6 +432,20 @@ mod tests {
         assert!(load(&["pid", "ipc"]).unwrap_err().contains("--network host"));
         assert!(load(&["network", "ipc"]).unwrap_err().contains("hostPID"));
         assert!(load(&["network", "pid"]).unwrap_err().contains("hostIPC"));
+    }
+
+    #[test]
+    fn a_relative_working_directory_is_refused_by_name() {
+        let bundle = tempfile::tempdir().unwrap();
+        let load = |cwd: &str| {
+            let namespaces: Vec<_> = ["network", "pid", "ipc"].iter().map(|kind| json!({"type": kind})).collect();
+            let document = json!({"process": {"cwd": cwd}, "linux": {"namespaces": namespaces}});
+            std::fs::write(bundle.path().join("config.json"), document.to_string()).unwrap();
+            Spec::load(bundle.path()).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(load("/work"), Ok(()));
+        let message = load("work").unwrap_err();
+        assert!(message.contains("process.cwd") && message.contains("\"work\""), "{message}");
     }
 
     #[test]
