@@ -1,6 +1,6 @@
 //! What the operator decides: the table of keys with their defaults, and where each value came from.
 //!
-//! Values come from the defaults, then from the configuration file ([`files`]), then from the files of its drop-in directory, then from
+//! Values come from the defaults, then from the configuration file (`files.rs`), then from the files of its drop-in directory, then from
 //! the pod's annotations as far as the operator allows them (`annotations.rs`). Keys nobody knows and values that cannot be are errors that
 //! name file, line and column: a typing error must not become a default.
 
