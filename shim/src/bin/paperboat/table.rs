@@ -40,7 +40,7 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
-/// Whether standard output is a terminal that may show colours (https://no-color.org).
+/// Whether standard output is a terminal that may show colours (<https://no-color.org>).
 pub fn colours() -> bool {
     stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
