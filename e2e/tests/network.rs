@@ -28,33 +28,6 @@ fn expect_clean(net: &Net, pod: u8) {
 }
 
 #[test]
-fn interfaces_come_and_go_while_a_pod_runs() {
-    let host = host();
-    let mut net = Net::new().unwrap();
-    let pod = net.pod(4).unwrap();
-    let before = host.leftovers();
-    // It waits until it can reach the host through the new cable, then until that is gone.
-    let script = "until ip -o address show dev eth1 2>/dev/null | grep 10.88.1.4; do sleep 1; done; echo came
-        while ip link show eth1 >/dev/null 2>&1; do sleep 1; done; echo went; ping -c 1 -W 30 10.88.0.1 >/dev/null && echo still here";
-    thread::scope(|scope| {
-        let namespace = in_namespace(&pod);
-        let (host, net) = (&host, &net);
-        let running =
-            scope.spawn(move || host.run_with(&["--with-ns", &namespace], &image("busybox"), "plugs", &["sh", "-c", script]));
-        host.wait_for_log(&["container started id=plugs"]).unwrap();
-        net.plug(4, "eth1", "10.88.1.4/24").unwrap();
-        host.wait_for_log(&["network interface eth1 is in slot 1"]).unwrap();
-        net.inside("ip address add 10.88.1.1/24 dev sw0; busybox ping -c 1 -W 60 10.88.1.4").unwrap();
-        net.unplug(4, "eth1").unwrap();
-        let output = running.join().unwrap().unwrap();
-        expect::code(host, &output, 0);
-        expect::words(host, &output.stdout, &["came", "went", "still here"]);
-    });
-    expect_clean(&net, 4);
-    expect::nothing_left(&host, &before);
-}
-
-#[test]
 fn a_killed_shim_leaves_nothing_in_the_namespace() {
     let host = host();
     let mut net = Net::new().unwrap();
@@ -99,4 +72,36 @@ fn a_namespace_without_interfaces_has_loopback_and_the_hosts_is_refused() {
     expect::code(&host, &refused, 1);
     expect::words(&host, &refused.stderr, &["network namespace", "--network host"]);
     expect::nothing_left(&host, &before);
+}
+
+/// Part of `cargo xtask test --all`.
+mod slow {
+    use super::*;
+
+    #[test]
+    fn interfaces_come_and_go_while_a_pod_runs() {
+        let host = host();
+        let mut net = Net::new().unwrap();
+        let pod = net.pod(4).unwrap();
+        let before = host.leftovers();
+        // It waits until it can reach the host through the new cable, then until that is gone.
+        let script = "until ip -o address show dev eth1 2>/dev/null | grep 10.88.1.4; do sleep 1; done; echo came
+        while ip link show eth1 >/dev/null 2>&1; do sleep 1; done; echo went; ping -c 1 -W 30 10.88.0.1 >/dev/null && echo still here";
+        thread::scope(|scope| {
+            let namespace = in_namespace(&pod);
+            let (host, net) = (&host, &net);
+            let running =
+                scope.spawn(move || host.run_with(&["--with-ns", &namespace], &image("busybox"), "plugs", &["sh", "-c", script]));
+            host.wait_for_log(&["container started id=plugs"]).unwrap();
+            net.plug(4, "eth1", "10.88.1.4/24").unwrap();
+            host.wait_for_log(&["network interface eth1 is in slot 1"]).unwrap();
+            net.inside("ip address add 10.88.1.1/24 dev sw0; busybox ping -c 1 -W 60 10.88.1.4").unwrap();
+            net.unplug(4, "eth1").unwrap();
+            let output = running.join().unwrap().unwrap();
+            expect::code(host, &output, 0);
+            expect::words(host, &output.stdout, &["came", "went", "still here"]);
+        });
+        expect_clean(&net, 4);
+        expect::nothing_left(&host, &before);
+    }
 }
