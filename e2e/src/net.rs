@@ -18,8 +18,6 @@ pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 pub const HOST_V6: &str = "fd88::1";
 /// Where the host's web server listens.
 pub const WEB_PORT: u16 = 8000;
-/// Where the host echoes datagrams.
-pub const ECHO_PORT: u16 = 7001;
 
 /// No answer over a cable of one machine takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,20 +95,19 @@ impl Net {
         Ok(thread)
     }
 
-    /// Serves the web, datagrams and names behind the switch until the process ends: GET answers with `page`, POST with the number of
-    /// bytes that came, datagrams come back, and every name has the host's address.
+    /// Serves the web and names (over UDP alone) behind the switch until the process ends: GET answers with `page`, POST with the number
+    /// of bytes that came, and every name has the host's address.
     pub fn serve(&self, page: Vec<u8>) -> Result<(), Error> {
         let (ready, served) = std::sync::mpsc::channel();
         self.run(move || {
             let bound = (|| {
                 let web = TcpListener::bind(("::", WEB_PORT))?;
-                Ok((web, UdpSocket::bind(("0.0.0.0", ECHO_PORT))?, UdpSocket::bind(("0.0.0.0", 53))?))
+                Ok((web, UdpSocket::bind(("0.0.0.0", 53))?))
             })();
             let result = match bound {
-                Ok((web, echo, names)) => {
+                Ok((web, names)) => {
                     thread::spawn(move || web.incoming().flatten().for_each(|stream| answer(stream, &page)));
-                    thread::spawn(move || reply(&echo, <[u8]>::to_vec));
-                    thread::spawn(move || reply(&names, name));
+                    thread::spawn(move || reply(&names));
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -183,10 +180,10 @@ fn answer(mut stream: TcpStream, page: &[u8]) {
     let _ = stream.write_all(&body);
 }
 
-fn reply(socket: &UdpSocket, answer: impl Fn(&[u8]) -> Vec<u8>) {
+fn reply(socket: &UdpSocket) {
     let mut buffer = vec![0; 65536];
     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-        let _ = socket.send_to(&answer(&buffer[..length]), from);
+        let _ = socket.send_to(&name(&buffer[..length]), from);
     }
 }
 

@@ -2,14 +2,19 @@
 
 #![forbid(unsafe_code)]
 
+use std::net::IpAddr;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use paperboat_e2e::expect;
 use paperboat_e2e::host::image;
-use paperboat_e2e::net::Net;
+use paperboat_e2e::net::{HOST_V4, HOST_V6, Net, WEB_PORT};
 use paperboat_e2e::{Host, leaks};
+
+/// A container sees a new interface within this time.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn host() -> Host {
     Host::start().unwrap_or_else(|error| panic!("{error}"))
@@ -25,6 +30,116 @@ fn in_namespace(path: &std::path::Path) -> String {
 fn expect_clean(net: &Net, pod: u8) {
     let links = net.inside_pod(pod, "ip -o link; tc qdisc show").unwrap();
     assert!(!links.contains("paperboat") && !links.contains("ingress"), "left behind: {links}");
+}
+
+#[test]
+fn a_pod_has_what_its_namespace_has() {
+    let host = host();
+    let mut net = Net::new().unwrap();
+    net.serve(vec![b'x'; 3_000_000]).unwrap();
+    let (pod, other) = (net.pod(2).unwrap(), net.pod(3).unwrap());
+    let resolv = host.directory().join("resolv.conf");
+    std::fs::write(&resolv, format!("nameserver {HOST_V4}\n")).unwrap();
+    let before = host.leftovers();
+    let facts = net.inside_pod(2, "cat /sys/class/net/eth0/address || ip -o link show eth0").unwrap();
+    let mac =
+        facts.split_whitespace().find(|word| word.split(':').count() == 6 && *word != "ff:ff:ff:ff:ff:ff").unwrap().to_owned();
+    let mount = format!("type=bind,src={},dst=/etc/resolv.conf,options=rbind:ro", resolv.display());
+    let script = format!(
+        "echo mac $(cat /sys/class/net/eth0/address) mtu $(cat /sys/class/net/eth0/mtu)
+         ip -o address show dev eth0; ip route; ip -6 route; ls /sys/class/net
+         echo download $(wget -qO- http://{HOST_V4}:{WEB_PORT}/ | wc -c) $(wget -qO- http://[{HOST_V6}]:{WEB_PORT}/ | wc -c)
+         yes | head -c 2000000 > /tmp/letters
+         echo upload $(wget -qO- --post-file /tmp/letters http://{HOST_V4}:{WEB_PORT}/)
+         ping -c 1 -s 5000 -W 30 {HOST_V4} >/dev/null && echo fragments
+         ping -c 1 -s 5000 -W 30 {HOST_V6} >/dev/null && echo fragments of six
+         echo name $(wget -qO- http://host.test:{WEB_PORT}/ | wc -c)
+         mkdir /tmp/www; head -c 1000000 /dev/zero > /tmp/www/page
+         httpd -p 80 -h /tmp/www
+         for second in $(seq 120); do [ -e /tmp/www/done ] && exit 0; sleep 1; done; exit 1"
+    );
+    thread::scope(|scope| {
+        let namespace = in_namespace(&pod);
+        let (host, script, mount) = (&host, &script, &mount);
+        let running = scope.spawn(move || {
+            host.run_with(&["--mount", mount, "--with-ns", &namespace], &image("busybox"), "one", &["sh", "-c", script])
+        });
+        host.wait_for_log(&["container started id=one"]).unwrap();
+        // The second pod finds the first one, as the host does.
+        let visitor = "for second in $(seq 120); do wget -qO /tmp/page http://10.88.0.2/page && break; sleep 1; done
+             echo visited $(wc -c < /tmp/page) $(wget -qO- http://[fd88::2]/page | wc -c); ping -c 1 -s 4000 -W 30 10.88.0.2 >/dev/null && echo reached";
+        let visit =
+            host.run_with(&["--with-ns", &in_namespace(&other)], &image("busybox"), "two", &["sh", "-c", visitor]).unwrap();
+        expect::code(host, &visit, 0);
+        expect::words(host, &visit.stdout, &["visited 1000000 1000000", "reached"]);
+        for address in ["10.88.0.2", "fd88::2"] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(net.get(address, "/page").unwrap().len(), 1_000_000, "{address}");
+        }
+        net.inside("busybox ping -c 1 -s 5000 -W 30 10.88.0.2; busybox ping -c 1 -s 5000 -W 30 fd88::2").unwrap();
+        let stop = host.ctr(&["task", "exec", "--exec-id", "stop", "one", "touch", "/tmp/www/done"]).unwrap();
+        expect::code(host, &stop, 0);
+        let output = running.join().unwrap().unwrap();
+        expect::code(host, &output, 0);
+        let mac = format!("mac {mac} mtu 1400");
+        expect::words(
+            host,
+            &output.stdout,
+            &[
+                &mac,
+                "10.88.0.2/24",
+                "fd88::2/64",
+                "default via 10.88.0.1 dev eth0",
+                "default via fd88::1 dev eth0",
+                "download 3000000 3000000",
+                "upload 2000000",
+                "fragments\n",
+                "fragments of six",
+                "name 3000000",
+            ],
+        );
+    });
+    expect_clean(&net, 2);
+    expect_clean(&net, 3);
+    expect::nothing_left(&host, &before);
+}
+
+#[test]
+fn interfaces_come_and_go_while_a_pod_runs() {
+    let host = host();
+    let mut net = Net::new().unwrap();
+    let pod = net.pod(4).unwrap();
+    let before = host.leftovers();
+    let marks = host.directory().join("marks");
+    std::fs::create_dir(&marks).unwrap();
+    let mount = format!("type=bind,src={},dst=/marks,options=rbind:rw", marks.display());
+    // It waits until the new cable is there, then until it is gone.
+    let script = "until ip -o address show dev eth1 2>/dev/null | grep 10.88.1.4; do sleep 1; done; echo came; touch /marks/came
+        while ip link show eth1 >/dev/null 2>&1; do sleep 1; done; echo went; ping -c 1 -W 30 10.88.0.1 >/dev/null && echo still here";
+    thread::scope(|scope| {
+        let namespace = in_namespace(&pod);
+        let (host, net, mount) = (&host, &net, &mount);
+        let options = ["--mount", mount, "--with-ns", &namespace].map(str::to_owned);
+        let running = scope.spawn(move || {
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            host.run_with(&options, &image("busybox"), "plugs", &["sh", "-c", script])
+        });
+        host.wait_for_log(&["container started id=plugs"]).unwrap();
+        net.plug(4, "eth1", "10.88.1.4/24").unwrap();
+        host.wait_for_log(&["network interface eth1 is in slot 1"]).unwrap();
+        net.inside("ip address add 10.88.1.1/24 dev sw0; busybox ping -c 1 -W 60 10.88.1.4").unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !marks.join("came").exists() {
+            assert!(Instant::now() < deadline, "the container does not see eth1");
+            thread::sleep(Duration::from_millis(50));
+        }
+        net.unplug(4, "eth1").unwrap();
+        let output = running.join().unwrap().unwrap();
+        expect::code(host, &output, 0);
+        expect::words(host, &output.stdout, &["came", "went", "still here"]);
+    });
+    expect_clean(&net, 4);
+    expect::nothing_left(&host, &before);
 }
 
 #[test]
@@ -72,36 +187,4 @@ fn a_namespace_without_interfaces_has_loopback_and_the_hosts_is_refused() {
     expect::code(&host, &refused, 1);
     expect::words(&host, &refused.stderr, &["network namespace", "--network host"]);
     expect::nothing_left(&host, &before);
-}
-
-/// Part of `cargo xtask test --all`.
-mod slow {
-    use super::*;
-
-    #[test]
-    fn interfaces_come_and_go_while_a_pod_runs() {
-        let host = host();
-        let mut net = Net::new().unwrap();
-        let pod = net.pod(4).unwrap();
-        let before = host.leftovers();
-        // It waits until it can reach the host through the new cable, then until that is gone.
-        let script = "until ip -o address show dev eth1 2>/dev/null | grep 10.88.1.4; do sleep 1; done; echo came
-        while ip link show eth1 >/dev/null 2>&1; do sleep 1; done; echo went; ping -c 1 -W 30 10.88.0.1 >/dev/null && echo still here";
-        thread::scope(|scope| {
-            let namespace = in_namespace(&pod);
-            let (host, net) = (&host, &net);
-            let running =
-                scope.spawn(move || host.run_with(&["--with-ns", &namespace], &image("busybox"), "plugs", &["sh", "-c", script]));
-            host.wait_for_log(&["container started id=plugs"]).unwrap();
-            net.plug(4, "eth1", "10.88.1.4/24").unwrap();
-            host.wait_for_log(&["network interface eth1 is in slot 1"]).unwrap();
-            net.inside("ip address add 10.88.1.1/24 dev sw0; busybox ping -c 1 -W 60 10.88.1.4").unwrap();
-            net.unplug(4, "eth1").unwrap();
-            let output = running.join().unwrap().unwrap();
-            expect::code(host, &output, 0);
-            expect::words(host, &output.stdout, &["came", "went", "still here"]);
-        });
-        expect_clean(&net, 4);
-        expect::nothing_left(&host, &before);
-    }
 }
