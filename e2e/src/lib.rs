@@ -13,6 +13,9 @@
 //! | `PAPERBOAT_RUNC_BIN` | directory with runc |
 //! | `PAPERBOAT_DOCKER_26`, `PAPERBOAT_DOCKER_28` | prefix with Docker |
 //! | `PAPERBOAT_CNI_BIN` | directory with the CNI plugins |
+//! | `PAPERBOAT_SHELL` | initramfs with a shell on the console, for tests of the machine by hand |
+//! | `PAPERBOAT_STOCK_6_1`, `PAPERBOAT_STOCK_6_12_4K`, `PAPERBOAT_STOCK_6_12_64K` | kernels of Debian's; the last two with `--all` |
+//! | `PAPERBOAT_PROGRAMS` | a tree of Debian's programs for ppc64le; with `--all` |
 //!
 //! `PAPERBOAT_E2E_KEEP=1` leaves the private containerd's directory for a look afterwards.
 //!
@@ -37,6 +40,7 @@ pub mod products;
 pub mod running;
 pub mod spec;
 pub mod task_api;
+pub mod vmm;
 
 pub use command::Output;
 pub use host::Host;

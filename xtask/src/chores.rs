@@ -12,7 +12,7 @@ use crate::engines::Scope;
 use crate::run::Log;
 use crate::setup::Host;
 use crate::toolchain::{self, Linkage};
-use crate::{engines, guest, images, kernel, setup, ui};
+use crate::{engines, guest, images, kernel, setup, stock, ui};
 
 /// Packages whose programs a host runs.
 pub const HOST_PACKAGES: &[&str] = &["paperboat-shim", "paperboat-microvm"];
@@ -48,6 +48,7 @@ impl Products {
             ("PAPERBOAT_IMAGES", ctx.cache.products().join("images")),
         ];
         variables.extend(engines);
+        variables.extend(stock::prepare(ctx, &host, scope)?);
         Ok(Self { variables })
     }
 

@@ -77,6 +77,13 @@ fn debug_tools(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
     ctx.cache.publish("images/debug-tools", &dir.join(NAME))
 }
 
+/// The guest's busybox and the names of its tools, for others than images, with what identifies them.
+pub fn busybox_tools(ctx: &Ctx, host: &Host) -> Result<(Vec<u8>, Vec<String>, Inputs)> {
+    let parts = Busybox::fetch(ctx, host)?;
+    parts.download()?;
+    Ok((busybox_of(&parts.guest.path)?, parts.tools()?, parts.inputs()))
+}
+
 /// One name, two architectures: what a client picks is what tests of platform choice look at.
 fn platforms(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
     let parts = Busybox::fetch(ctx, host)?;
@@ -186,9 +193,13 @@ impl<'a> Busybox<'a> {
         }
     }
 
-    fn layer(&self, deb: &Deb) -> Result<Layer> {
+    fn download(&self) -> Result<()> {
         self.guest_apt.fetch(std::slice::from_ref(&self.guest))?;
-        self.amd64_apt.fetch(std::slice::from_ref(&self.amd64))?;
+        self.amd64_apt.fetch(std::slice::from_ref(&self.amd64))
+    }
+
+    fn layer(&self, deb: &Deb) -> Result<Layer> {
+        self.download()?;
         let program = busybox_of(&deb.path)?;
         let mut layer = Layer::default();
         for dir in ["bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "usr/sbin", "var"] {

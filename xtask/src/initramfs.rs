@@ -8,6 +8,7 @@ const TRAILER: &str = "TRAILER!!!";
 const S_IFREG: u32 = 0o100_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFCHR: u32 = 0o020_000;
+const S_IFLNK: u32 = 0o120_000;
 
 /// What an entry of the archive is.
 pub enum Node {
@@ -23,6 +24,8 @@ pub enum Node {
         /// Its bytes.
         content: Vec<u8>,
     },
+    /// A symbolic link to this path.
+    Symlink(String),
     /// A character device.
     CharDevice {
         /// Permission bits.
@@ -47,6 +50,7 @@ impl Archive {
         match node {
             Node::Directory { mode } => self.entry(name, S_IFDIR | mode, 2, (0, 0), &[]),
             Node::File { mode, content } => self.entry(name, S_IFREG | mode, 1, (0, 0), &content),
+            Node::Symlink(target) => self.entry(name, S_IFLNK | 0o777, 1, (0, 0), target.as_bytes()),
             Node::CharDevice { mode, major, minor } => self.entry(name, S_IFCHR | mode, 1, (major, minor), &[]),
         }
     }
@@ -93,6 +97,7 @@ mod tests {
         archive.push("dev", Node::Directory { mode: 0o755 }).unwrap();
         archive.push("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 }).unwrap();
         archive.push("init", Node::File { mode: 0o755, content: b"12345".to_vec() }).unwrap();
+        archive.push("link", Node::Symlink("init".into())).unwrap();
         archive.finish().unwrap()
     }
 
@@ -123,5 +128,6 @@ mod tests {
             "{text}"
         );
         assert!(text.lines().any(|line| line.starts_with("-rwxr-xr-x") && line.ends_with("init")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("lrwxrwxrwx") && line.ends_with("link -> init")), "{text}");
     }
 }

@@ -22,6 +22,7 @@ mod lint;
 mod oci;
 mod run;
 mod setup;
+mod stock;
 mod test;
 mod toolchain;
 mod ui;

@@ -86,8 +86,9 @@ fn measure_in(lab: &Lab, work: &Path) -> Result<Vec<Figure>> {
 /// Runs a part on both engines in turn.
 fn sample(lab: &Lab, work: &Path, initramfs: &Path, part: &str) -> Result<(Cost, Cost)> {
     let cmdline = format!("console=hvc0 quiet -- {part}");
-    let mut our_command = machine::ours(lab, initramfs, &cmdline, MEMORY_BYTES)?;
-    let mut their_command = peer::command(work, lab.path("PAPERBOAT_KERNEL")?, initramfs, &cmdline, MEMORY_BYTES)?;
+    let kernel = lab.path("PAPERBOAT_KERNEL")?;
+    let mut our_command = machine::ours(lab, kernel, initramfs, &cmdline, MEMORY_BYTES)?;
+    let mut their_command = peer::command(work, kernel, initramfs, &cmdline, MEMORY_BYTES)?;
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
     let expected = format!("part {part} digest ");
     let mut first: Option<String> = None;

@@ -52,11 +52,11 @@ pub fn initramfs(work: &Path, program: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Our machine on the software CPU, without devices.
-pub fn ours(lab: &Lab, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Result<Command> {
+/// Our machine on the software CPU with `kernel`, without devices.
+pub fn ours(lab: &Lab, kernel: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Result<Command> {
     let mut command = Command::new(lab.path("PAPERBOAT_BIN")?.join("paperboat-vmm"));
     command.args(["run", "--backend", "soft", "--bare", "--stats", "--cmdline", cmdline, "--memory"]);
-    command.arg(format!("{}M", memory_bytes >> 20)).arg("--kernel").arg(lab.path("PAPERBOAT_KERNEL")?);
+    command.arg(format!("{}M", memory_bytes >> 20)).arg("--kernel").arg(kernel);
     command.arg("--initrd").arg(initramfs);
     Ok(command)
 }

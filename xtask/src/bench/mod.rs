@@ -3,6 +3,7 @@
 mod boot;
 mod cpu;
 mod machine;
+mod overhead;
 mod peer;
 
 use std::fs;
@@ -30,7 +31,7 @@ struct Bench {
 const BENCHES: &[Bench] = &[
     Bench {
         name: "boot",
-        about: "instructions and processor seconds to a program in the guest, beside QEMU (half a minute)",
+        about: "instructions and processor seconds to a program in the guest, beside QEMU; the machine's own memory (two minutes)",
         measure: boot::measure,
     },
     Bench {

@@ -56,6 +56,19 @@ pub fn command(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memo
     Ok(qemu)
 }
 
+/// The command that boots a stock `vmlinux`, which is too large for the loader above, the way QEMU starts Linux fastest: by its own small
+/// firmware. Radix is turned off, as it is here.
+pub fn firmware_command(vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Command {
+    let mut qemu = Command::new("qemu-system-ppc64");
+    qemu.args(["-machine", "pseries,x-vof=on,ic-mode=xics,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off"])
+        .args(["-cpu", "POWER9", "-nodefaults", "-display", "none", "-serial", "stdio"])
+        .args(["-m", &format!("{}M", memory_bytes >> 20), "-append", &format!("{cmdline} disable_radix"), "-kernel"])
+        .arg(vmlinux)
+        .arg("-initrd")
+        .arg(initramfs);
+    qemu
+}
+
 /// `mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1; blr`: RTAS is a hypercall of the emulator.
 const RTAS_CALL: [u32; 5] = [0x7c64_1b78, 0x3c60_0000, 0x6063_f000, 0x4400_0022, 0x4e80_0020];
 

@@ -1,0 +1,203 @@
+//! The machine by hand: the project's kernel and Debian's own, few and many CPUs, little and much memory, and every way to end. Each guest
+//! comes to a shell in which commands run.
+
+use std::path::Path;
+
+use paperboat_e2e::vmm::{Ended, Machine, MachineProducts, optional};
+
+fn products() -> MachineProducts {
+    MachineProducts::from_environment().unwrap()
+}
+
+fn start(products: &MachineProducts, kernel: &Path, cmdline: &str, options: &[&str]) -> Machine {
+    let mut machine = Machine::start(products, kernel, cmdline, options).unwrap();
+    machine.wait_for_shell();
+    machine
+}
+
+fn power_off(mut machine: Machine) -> Ended {
+    machine.type_line("poweroff -f");
+    let ended = machine.end();
+    assert_eq!(ended.status, Some(0), "{}{}", ended.console, ended.messages);
+    ended
+}
+
+/// Boots, looks around, computes, powers off.
+fn boots(kernel: &Path, release: &str, cpus: u32, memory_mib: u64) {
+    let products = products();
+    let (cpus_text, memory) = (cpus.to_string(), format!("{memory_mib}M"));
+    let mut machine = start(&products, kernel, "", &["--bare", "--cpus", &cpus_text, "--memory", &memory]);
+    let uname = machine.run("uname -srm");
+    assert!(uname.starts_with("Linux ") && uname.contains(release) && uname.ends_with(" ppc64le"), "{uname}");
+    assert_eq!(machine.run("nproc"), cpus_text);
+    let total: u64 = machine.run("awk '/^MemTotal:/ { print $2 }' /proc/meminfo").parse().unwrap();
+    assert!(total <= memory_mib << 10 && total > memory_mib * 1024 * 2 / 5, "{total} KiB of {memory_mib} MiB");
+    // Each CPU works, all at once.
+    machine.run("for n in $(seq $(nproc)); do (seq 1 20000 | sha256sum > /tmp/sum$n) & done; wait");
+    assert_eq!(machine.run("cat /tmp/sum* | sort -u | wc -l"), "1");
+    // As sha256sum says of the same lines anywhere.
+    let sum = "f6351f5ead9a700e34275480b3856ea738122a7c57bdeb744a631251c069587a";
+    assert_eq!(machine.run("cut -c1-64 /tmp/sum1"), sum);
+    power_off(machine);
+}
+
+const OWN: &str = "-paperboat";
+
+#[test]
+fn own_kernel_with_one_cpu() {
+    for memory in [64, 512, 8192] {
+        boots(&products().kernel, OWN, 1, memory);
+    }
+}
+
+#[test]
+fn own_kernel_with_two_cpus() {
+    for memory in [64, 512, 8192] {
+        boots(&products().kernel, OWN, 2, memory);
+    }
+}
+
+#[test]
+fn own_kernel_with_eight_cpus() {
+    for memory in [64, 512, 8192] {
+        boots(&products().kernel, OWN, 8, memory);
+    }
+}
+
+/// The kernel that is always there: Debian bookworm's.
+#[test]
+fn a_stock_kernel_with_two_cpus() {
+    let kernel = optional("PAPERBOAT_STOCK_6_1").expect("cargo xtask env makes it");
+    boots(&kernel, "6.1.0-", 2, 512);
+}
+
+fn stock(variable: &'static str, release: &str) {
+    let Some(kernel) = optional(variable) else { return };
+    if optional("PAPERBOAT_STOCK_6_12_4K").is_none() {
+        return;
+    }
+    for cpus in [1, 2, 8] {
+        for memory in [96, 512, 8192] {
+            boots(&kernel, release, cpus, memory);
+        }
+    }
+}
+
+#[test]
+fn all_of_stock_6_1() {
+    stock("PAPERBOAT_STOCK_6_1", "6.1.0-");
+}
+
+#[test]
+fn all_of_stock_6_12_with_4k_pages() {
+    stock("PAPERBOAT_STOCK_6_12_4K", "6.12.");
+}
+
+#[test]
+fn all_of_stock_6_12_with_64k_pages() {
+    stock("PAPERBOAT_STOCK_6_12_64K", "6.12.");
+}
+
+/// Every way to end has its status, and the last lines of a console that nobody saw are shown.
+fn ends(kernel: &Path, panic_command: &str, panic_text: &str) {
+    let products = products();
+    let mut machine = start(&products, kernel, "", &["--bare"]);
+    machine.type_line("reboot -f");
+    let ended = machine.end();
+    assert_eq!(ended.status, Some(3), "{}", ended.messages);
+    assert!(ended.messages.contains("the guest rebooted"), "{}", ended.messages);
+
+    let mut machine = start(&products, kernel, "panic=0", &["--bare"]);
+    machine.type_line(panic_command);
+    let ended = machine.end();
+    assert_eq!(ended.status, Some(4), "{}{}", ended.console, ended.messages);
+    assert!(ended.messages.contains("panicked") && ended.messages.contains(panic_text), "{}", ended.messages);
+    power_off(start(&products, kernel, "", &["--bare"]));
+}
+
+#[test]
+fn own_kernel_ends_in_every_way() {
+    // It has no SysRq: PID 1 dies.
+    ends(&products().kernel, "exit 5", "Attempted to kill init");
+}
+
+#[test]
+fn a_stock_kernel_ends_in_every_way() {
+    let kernel = optional("PAPERBOAT_STOCK_6_1").expect("cargo xtask env makes it");
+    ends(&kernel, "echo c > /proc/sysrq-trigger", "sysrq triggered crash");
+}
+
+#[test]
+fn a_panic_nobody_saw_is_shown_afterwards() {
+    let products = products();
+    let console = tempfile::NamedTempFile::new().unwrap();
+    let file = format!("file={}", console.path().display());
+    // No init in it: the kernel panics by itself.
+    let machine = Machine::start(&products, &products.kernel, "rdinit=/none root=/dev/none", &["--bare", "--console", &file]);
+    let ended = machine.unwrap().end();
+    assert_eq!(ended.status, Some(4), "{}", ended.messages);
+    assert!(ended.messages.contains("the last lines of the console:"), "{}", ended.messages);
+    assert!(ended.messages.matches("Kernel panic - not syncing").count() >= 1, "{}", ended.messages);
+    assert!(std::fs::read_to_string(console.path()).unwrap().contains("Kernel panic"));
+}
+
+/// CPUs go and come back by the guest's own doing, and work afterwards.
+fn cpus_go_and_come(kernel: &Path) {
+    let products = products();
+    let mut machine = start(&products, kernel, "", &["--bare", "--cpus", "4", "--threads", "2"]);
+    assert_eq!(machine.run("cat /sys/devices/system/cpu/cpu2/topology/thread_siblings_list"), "2-3");
+    for round in 0..3 {
+        for cpu in [3, 1] {
+            machine.run(&format!("echo 0 > /sys/devices/system/cpu/cpu{cpu}/online"));
+        }
+        assert_eq!(machine.run("cat /sys/devices/system/cpu/online"), "0,2", "round {round}");
+        for cpu in [1, 3] {
+            machine.run(&format!("echo 1 > /sys/devices/system/cpu/cpu{cpu}/online"));
+        }
+        assert_eq!(machine.run("cat /sys/devices/system/cpu/online"), "0-3", "round {round}");
+        machine.run("for n in 0 1 2 3; do taskset $((1 << n)) sha256sum /bin/busybox > /tmp/sum$n & done; wait");
+        assert_eq!(machine.run("cat /tmp/sum* | sort -u | wc -l"), "1", "round {round}");
+    }
+    power_off(machine);
+}
+
+#[test]
+fn own_kernel_takes_cpus_away_and_brings_them_back() {
+    cpus_go_and_come(&products().kernel);
+}
+
+#[test]
+fn a_stock_kernel_takes_cpus_away_and_brings_them_back() {
+    cpus_go_and_come(&optional("PAPERBOAT_STOCK_6_1").expect("cargo xtask env makes it"));
+}
+
+/// Two deterministic runs end with the same registers, instruction count and memory. The guest powers itself off: what is typed comes
+/// when a person types it.
+fn repeats(kernel: &Path) {
+    let products = products();
+    let state = || {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        let options = ["--bare", "--deterministic", "--dump-state", &path];
+        let ended = Machine::start(&products, kernel, "rdinit=/bin/poweroff -- -f", &options).unwrap().end();
+        assert_eq!(ended.status, Some(0), "{}{}", ended.console, ended.messages);
+        std::fs::read_to_string(file.path()).unwrap()
+    };
+    let (first, second) = (state(), state());
+    assert!(first.contains("cpu0 instructions ") && first.contains("memory "), "{first}");
+    assert_eq!(first, second);
+}
+
+#[test]
+fn own_kernel_repeats_itself_bit_for_bit() {
+    repeats(&products().kernel);
+}
+
+#[test]
+fn stock_kernels_repeat_themselves_bit_for_bit() {
+    for variable in ["PAPERBOAT_STOCK_6_12_4K", "PAPERBOAT_STOCK_6_12_64K"] {
+        if let Some(kernel) = optional(variable) {
+            repeats(&kernel);
+        }
+    }
+}

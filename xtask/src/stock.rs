@@ -1,0 +1,172 @@
+//! What the machine's own tests boot besides the guest kernel: kernels of Debian's, as installed systems have them; an initramfs with a
+//! shell; and a tree of Debian's programs for ppc64el.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::apt::{AptRoot, Suite};
+use crate::cache::Inputs;
+use crate::ctx::Ctx;
+use crate::engines::Scope;
+use crate::images;
+use crate::initramfs::{Archive, Node};
+use crate::setup::Host;
+
+/// A kernel of Debian's.
+struct Stock {
+    /// Name of the step, of its link in `products/`.
+    name: &'static str,
+    release: &'static str,
+    /// The package that depends on the newest one.
+    package: &'static str,
+    scope: Scope,
+    /// The variable that tells where it is.
+    variable: &'static str,
+}
+
+const KERNELS: &[Stock] = &[
+    Stock {
+        name: "stock-6.1",
+        release: "bookworm",
+        package: "linux-image-powerpc64le",
+        scope: Scope::Routine,
+        variable: "PAPERBOAT_STOCK_6_1",
+    },
+    Stock {
+        name: "stock-6.12-4k",
+        release: "trixie",
+        package: "linux-image-powerpc64le",
+        scope: Scope::All,
+        variable: "PAPERBOAT_STOCK_6_12_4K",
+    },
+    Stock {
+        name: "stock-6.12-64k",
+        release: "trixie",
+        package: "linux-image-powerpc64le-64k",
+        scope: Scope::All,
+        variable: "PAPERBOAT_STOCK_6_12_64K",
+    },
+];
+
+/// The programs that run in the guest to prove its CPU, and what they need to be tested by their own tests.
+const PROGRAMS: &[&str] = &[
+    "base-files",
+    "bash",
+    "bc",
+    "coreutils",
+    "dash",
+    "gawk",
+    "gcc",
+    "gron",
+    "libc6-dev",
+    "libpython3.13-testsuite",
+    "openssl",
+    "perl",
+    "python3",
+    "ripgrep",
+    "sqlite3",
+    "xz-utils",
+];
+
+/// Prepares what tests of `scope` need; returns each with the variable that tells where it is.
+pub fn prepare(ctx: &Ctx, host: &Host, scope: Scope) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut variables = Vec::new();
+    if scope >= Scope::Routine {
+        variables.push(("PAPERBOAT_SHELL", shell(ctx, host)?));
+    }
+    for stock in KERNELS.iter().filter(|stock| stock.scope <= scope) {
+        variables.push((stock.variable, kernel(ctx, stock)?));
+    }
+    if scope >= Scope::All {
+        variables.push(("PAPERBOAT_PROGRAMS", programs(ctx)?));
+    }
+    Ok(variables)
+}
+
+/// The stock kernel that the boot benchmark runs beside QEMU.
+pub fn benchmark_kernel(ctx: &Ctx) -> Result<PathBuf> {
+    let stock = KERNELS.iter().find(|stock| stock.name == "stock-6.12-4k").context("the list has it")?;
+    kernel(ctx, stock)
+}
+
+fn open<'a>(ctx: &'a Ctx, release: &str) -> Result<AptRoot<'a>> {
+    AptRoot::open(ctx, Suite { release: release.to_owned(), arch: "ppc64el".into(), security: false })
+}
+
+fn kernel(ctx: &Ctx, stock: &Stock) -> Result<PathBuf> {
+    let apt = open(ctx, stock.release)?;
+    let package = apt.depends(stock.package)?.into_iter().find(|name| name.starts_with("linux-image-"));
+    let debs = apt.packages(&[&package.with_context(|| format!("{} depends on no kernel", stock.package))?])?;
+    let inputs = debs.iter().fold(Inputs::new(), |inputs, deb| inputs.with(&deb.file, &deb.sha256));
+    let dir = ctx.step(stock.name, &inputs, None, |step| {
+        apt.fetch(&debs)?;
+        for deb in &debs {
+            fs::write(step.stage.join("vmlinux"), image_in(&deb.path)?).context("write the kernel")?;
+        }
+        Ok(())
+    })?;
+    ctx.cache.publish(stock.name, &dir.join("vmlinux"))
+}
+
+/// The kernel's image in a package whose modules, ten times its size, nobody needs here.
+fn image_in(deb: &Path) -> Result<Vec<u8>> {
+    let mut child =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn().context("start dpkg-deb")?;
+    let mut archive = tar::Archive::new(child.stdout.take().context("dpkg-deb has an output")?);
+    let mut image = Vec::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if entry.path()?.to_string_lossy().trim_start_matches("./").starts_with("boot/vmlinux-") {
+            entry.read_to_end(&mut image)?;
+            break;
+        }
+    }
+    // It is not read to its end.
+    let _ = child.kill();
+    child.wait()?;
+    ensure!(image.starts_with(b"\x7fELF"), "{} holds no ELF kernel in boot/", deb.display());
+    Ok(image)
+}
+
+/// Busybox with a PID 1 that executes what is typed, line by line, and prints each line's status.
+pub fn shell(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
+    let (busybox, tools, inputs) = images::busybox_tools(ctx, host)?;
+    let init = ctx.root.join("images/shell-init");
+    let inputs = inputs.with_file(&init)?;
+    let dir = ctx.step("shell", &inputs, None, |step| {
+        let mut archive = Archive::default();
+        for dir in ["bin", "dev", "etc", "mnt", "proc", "root", "sys", "tmp"] {
+            archive.push(dir, Node::Directory { mode: 0o755 })?;
+        }
+        archive.push("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
+        archive.push("dev/null", Node::CharDevice { mode: 0o666, major: 1, minor: 3 })?;
+        archive.push("bin/busybox", Node::File { mode: 0o755, content: busybox })?;
+        for tool in tools {
+            archive.push(&format!("bin/{tool}"), Node::Symlink("busybox".into()))?;
+        }
+        archive.push("init", Node::File { mode: 0o755, content: fs::read(&init)? })?;
+        fs::write(step.stage.join("shell.cpio"), archive.finish()?).context("write the initramfs")
+    })?;
+    ctx.cache.publish("shell.cpio", &dir.join("shell.cpio"))
+}
+
+/// A tree with the programs and all they depend on, unpacked; nothing in it is executed here.
+fn programs(ctx: &Ctx) -> Result<PathBuf> {
+    let apt = open(ctx, "trixie")?;
+    let debs = apt.closure(PROGRAMS)?;
+    let inputs = debs.iter().fold(Inputs::new(), |inputs, deb| inputs.with(&deb.file, &deb.sha256));
+    let dir = ctx.step("programs-ppc64el", &inputs, None, |step| {
+        apt.fetch(&debs)?;
+        // It brings bin -> usr/bin and the like: the others land behind them.
+        let (first, rest): (Vec<_>, Vec<_>) = debs.iter().cloned().partition(|deb| deb.file.starts_with("base-files_"));
+        apt.unpack(&first, &step.stage)?;
+        apt.unpack(&rest, &step.stage)?;
+        fs::write(step.stage.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")?;
+        fs::write(step.stage.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n").context("write the groups")
+    })?;
+    ctx.cache.publish("programs-ppc64el", &dir)
+}
