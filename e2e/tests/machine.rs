@@ -1,7 +1,7 @@
 //! The machine by hand: the project's kernel and Debian's own, few and many CPUs, little and much memory, and every way to end. Each guest
 //! comes to a shell in which commands run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use paperboat_e2e::vmm::{Ended, Machine, MachineProducts, optional};
 
@@ -43,59 +43,24 @@ fn boots(kernel: &Path, release: &str, cpus: u32, memory_mib: u64) {
 
 const OWN: &str = "-paperboat";
 
+/// Few and many CPUs, the least and much memory; every combination is in `slow`.
 #[test]
-fn own_kernel_with_one_cpu() {
-    for memory in [64, 512, 8192] {
-        boots(&products().kernel, OWN, 1, memory);
+fn own_kernel_boots() {
+    for (cpus, memory) in [(1, 64), (8, 512), (2, 8192)] {
+        boots(&products().kernel, OWN, cpus, memory);
     }
 }
 
+/// The kernel that is always there: Debian bookworm's, in the least memory.
 #[test]
-fn own_kernel_with_two_cpus() {
-    for memory in [64, 512, 8192] {
-        boots(&products().kernel, OWN, 2, memory);
-    }
+fn a_stock_kernel_boots() {
+    boots(&stock(), STOCK, 2, 96);
 }
 
-#[test]
-fn own_kernel_with_eight_cpus() {
-    for memory in [64, 512, 8192] {
-        boots(&products().kernel, OWN, 8, memory);
-    }
-}
+const STOCK: &str = "6.1.0-";
 
-/// The kernel that is always there: Debian bookworm's.
-#[test]
-fn a_stock_kernel_with_two_cpus() {
-    let kernel = optional("PAPERBOAT_STOCK_6_1").expect("cargo xtask env makes it");
-    boots(&kernel, "6.1.0-", 2, 512);
-}
-
-fn stock(variable: &'static str, release: &str) {
-    let Some(kernel) = optional(variable) else { return };
-    if optional("PAPERBOAT_STOCK_6_12_4K").is_none() {
-        return;
-    }
-    for cpus in [1, 2, 8] {
-        for memory in [96, 512, 8192] {
-            boots(&kernel, release, cpus, memory);
-        }
-    }
-}
-
-#[test]
-fn all_of_stock_6_1() {
-    stock("PAPERBOAT_STOCK_6_1", "6.1.0-");
-}
-
-#[test]
-fn all_of_stock_6_12_with_4k_pages() {
-    stock("PAPERBOAT_STOCK_6_12_4K", "6.12.");
-}
-
-#[test]
-fn all_of_stock_6_12_with_64k_pages() {
-    stock("PAPERBOAT_STOCK_6_12_64K", "6.12.");
+fn stock() -> PathBuf {
+    optional("PAPERBOAT_STOCK_6_1").expect("cargo xtask env makes it")
 }
 
 /// Every way to end has its status, and the last lines of a console that nobody saw are shown.
@@ -119,12 +84,6 @@ fn ends(kernel: &Path, panic_command: &str, panic_text: &str) {
 fn own_kernel_ends_in_every_way() {
     // It has no SysRq: PID 1 dies.
     ends(&products().kernel, "exit 5", "Attempted to kill init");
-}
-
-#[test]
-fn a_stock_kernel_ends_in_every_way() {
-    let kernel = optional("PAPERBOAT_STOCK_6_1").expect("cargo xtask env makes it");
-    ends(&kernel, "echo c > /proc/sysrq-trigger", "sysrq triggered crash");
 }
 
 #[test]
@@ -166,11 +125,6 @@ fn own_kernel_takes_cpus_away_and_brings_them_back() {
     cpus_go_and_come(&products().kernel);
 }
 
-#[test]
-fn a_stock_kernel_takes_cpus_away_and_brings_them_back() {
-    cpus_go_and_come(&optional("PAPERBOAT_STOCK_6_1").expect("cargo xtask env makes it"));
-}
-
 /// Two deterministic runs end with the same registers, instruction count and memory. The guest powers itself off: what is typed comes
 /// when a person types it.
 fn repeats(kernel: &Path) {
@@ -193,11 +147,61 @@ fn own_kernel_repeats_itself_bit_for_bit() {
     repeats(&products().kernel);
 }
 
-#[test]
-fn stock_kernels_repeat_themselves_bit_for_bit() {
-    for variable in ["PAPERBOAT_STOCK_6_12_4K", "PAPERBOAT_STOCK_6_12_64K"] {
-        if let Some(kernel) = optional(variable) {
-            repeats(&kernel);
+/// Part of `cargo xtask test --all`.
+mod slow {
+    use super::*;
+
+    const CPUS: [u32; 3] = [1, 2, 8];
+
+    #[test]
+    fn own_kernel_in_every_size() {
+        for cpus in CPUS {
+            for memory in [64, 512, 8192] {
+                boots(&products().kernel, OWN, cpus, memory);
+            }
+        }
+    }
+
+    fn every_size(variable: &'static str, release: &str) {
+        let Some(kernel) = optional(variable) else { return };
+        for cpus in CPUS {
+            for memory in [96, 512, 8192] {
+                boots(&kernel, release, cpus, memory);
+            }
+        }
+    }
+
+    #[test]
+    fn stock_6_1_in_every_size() {
+        every_size("PAPERBOAT_STOCK_6_1", STOCK);
+    }
+
+    #[test]
+    fn stock_6_12_with_4k_pages_in_every_size() {
+        every_size("PAPERBOAT_STOCK_6_12_4K", "6.12.");
+    }
+
+    #[test]
+    fn stock_6_12_with_64k_pages_in_every_size() {
+        every_size("PAPERBOAT_STOCK_6_12_64K", "6.12.");
+    }
+
+    #[test]
+    fn a_stock_kernel_ends_in_every_way() {
+        ends(&stock(), "echo c > /proc/sysrq-trigger", "sysrq triggered crash");
+    }
+
+    #[test]
+    fn a_stock_kernel_takes_cpus_away_and_brings_them_back() {
+        cpus_go_and_come(&stock());
+    }
+
+    #[test]
+    fn stock_kernels_repeat_themselves_bit_for_bit() {
+        for variable in ["PAPERBOAT_STOCK_6_1", "PAPERBOAT_STOCK_6_12_4K", "PAPERBOAT_STOCK_6_12_64K"] {
+            if let Some(kernel) = optional(variable) {
+                repeats(&kernel);
+            }
         }
     }
 }
