@@ -39,6 +39,7 @@ pub mod net;
 pub mod products;
 pub mod running;
 pub mod spec;
+pub mod start;
 pub mod task_api;
 pub mod vmm;
 

@@ -44,6 +44,45 @@ fn documented_chores_exist() {
     assert!(seen >= 15, "only {seen} commands found");
 }
 
+/// Whether every option in `words` is a field of the machine's command line.
+fn are_machine_options(words: &str) -> bool {
+    let sources = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../microvm/src/cli")).unwrap();
+    let fields: String = sources.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+    let mut options = words.split_whitespace().filter_map(|word| word.strip_prefix("--"));
+    options.all(|option| fields.contains(&format!("    {}: ", option.replace('-', "_"))))
+}
+
+/// Pages whose shell blocks `e2e/tests/docs.rs` runs as they stand.
+const FOLLOWED: [&str; 4] = ["configuration.md", "first-pod.md", "install.md", "troubleshooting.md"];
+
+/// Pages whose commands need a network or an engine set up for them, with the tests that do the same in their own way.
+const TESTED: [(&str, &str); 3] = [("docker.md", "docker.rs"), ("network.md", "network.rs"), ("runtime.md", "thin_cut.rs")];
+
+#[test]
+fn every_command_is_run_or_checked() {
+    for (page, test) in TESTED {
+        let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/tests").join(test);
+        assert!(test.exists(), "{page}: {} is gone", test.display());
+    }
+    let followed = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/tests/docs.rs")).unwrap();
+    for page in FOLLOWED {
+        assert!(followed.contains(&format!("\"{page}\"")), "e2e/tests/docs.rs does not follow {page}");
+    }
+    for page in pages() {
+        let is_page = |name: &&str| page.file_name().is_some_and(|file| file == *name);
+        if FOLLOWED.iter().any(is_page) || TESTED.iter().any(|(name, _)| is_page(name)) {
+            continue;
+        }
+        for line in shell_lines(&std::fs::read_to_string(&page).unwrap()) {
+            // The first kind is parsed here, the second by the tests of the command itself; the machine's options must exist.
+            let known = line.contains("cargo xtask ")
+                || line.starts_with("paperboat ")
+                || line.split_once("paperboat-vmm run ").is_some_and(|(_, words)| are_machine_options(words));
+            assert!(known, "{}: nothing runs or checks: {line}", page.display());
+        }
+    }
+}
+
 #[test]
 fn linked_files_exist() {
     for page in pages() {

@@ -5,6 +5,7 @@ mod cpu;
 mod machine;
 mod overhead;
 mod peer;
+mod start;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,11 @@ const BENCHES: &[Bench] = &[
         about: "speed of the software CPU in integer, memory, floating point, vector, system call and process work, beside QEMU (three minutes)",
         measure: cpu::measure,
     },
+    Bench {
+        name: "start",
+        about: "processor seconds, instructions and memory of a pod's start, beside QEMU and runc (4 minutes, root)",
+        measure: start::measure,
+    },
     Bench { name: "size", about: "bytes of the kernel and the initramfs that every pod loads (a second)", measure: size },
 ];
 
@@ -54,6 +60,11 @@ pub struct Lab<'a> {
 }
 
 impl Lab<'_> {
+    /// Tells a command where all products are.
+    pub fn apply(&self, command: &mut Command) {
+        self.products.apply(command);
+    }
+
     /// Where a product is, by the name of its variable.
     pub fn path(&self, variable: &str) -> Result<&PathBuf> {
         self.products.path(variable).with_context(|| format!("{variable} is not among the products"))

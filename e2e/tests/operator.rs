@@ -1,0 +1,229 @@
+//! The operator's command against running pods, and the configuration as containerd's clients meet it.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use paperboat_e2e::expect::{code as expect_code, nothing_left as expect_nothing_left, words as expect_words};
+use paperboat_e2e::host::{finish, image};
+use paperboat_e2e::{Host, Output, Products};
+
+/// A command of ours answers within this time even on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn host_with(configuration: &str) -> Host {
+    Host::start_with(configuration).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn paperboat_command(host: &Host, arguments: &[&str]) -> Command {
+    let mut command = Command::new(host.products().bin.join("paperboat"));
+    command.arg("--config").arg(host.directory().join("paperboat.yaml")).args(arguments);
+    command
+}
+
+fn paperboat(host: &Host, arguments: &[&str]) -> Output {
+    finish(paperboat_command(host, arguments), LIMIT).unwrap()
+}
+
+/// A pod that is there until this is dropped.
+struct Running<'a> {
+    host: &'a Host,
+    id: &'a str,
+    child: Child,
+}
+
+impl<'a> Running<'a> {
+    fn start(host: &'a Host, options: &[&str], id: &'a str) -> Self {
+        let mut command = host.run_command(options, &image("busybox"), id, &["sh", "-c", "echo running; sleep 1000"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        host.wait_for_log(&[&format!("container started id={id}")]).unwrap();
+        Self { host, id, child }
+    }
+
+    /// Waits for the client's end.
+    fn ended(&mut self) {
+        let deadline = Instant::now() + LIMIT;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "{} goes on\n{}", self.id, self.host.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let _ = self.host.ctr(&["task", "kill", "--signal", "SIGKILL", self.id]);
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a program on a terminal of its own and types at it, a key at a time, each when the screen shows what it waits for.
+fn on_a_terminal(command: &Command, keys: &[(&str, &[u8])]) -> String {
+    let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
+    let words: Vec<String> = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect();
+    let screen = tempfile::NamedTempFile::new().unwrap();
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--flush", "--return", "--command", &format!("stty rows 24 columns 160; exec {}", words.join(" "))]);
+    script.arg(screen.path()).env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = script.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let shown = || String::from_utf8_lossy(&std::fs::read(screen.path()).unwrap_or_default()).into_owned();
+    let deadline = Instant::now() + LIMIT;
+    for (wanted, typed) in keys {
+        while !shown().contains(wanted) {
+            assert!(Instant::now() < deadline, "{wanted:?} does not come:\n{}", shown());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        input.write_all(typed).unwrap();
+    }
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "does not end:\n{}", shown());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    shown()
+}
+
+#[test]
+fn a_running_pod_is_listed_counted_and_explained() {
+    let host = host_with("vcpus: 2\n");
+    let drop_ins = host.directory().join("paperboat.d");
+    std::fs::create_dir(&drop_ins).unwrap();
+    std::fs::write(drop_ins.join("10-memory.yaml"), "memory_mib: 256\n").unwrap();
+    let before = host.leftovers();
+    let empty = paperboat(&host, &["ps", "--json"]);
+    assert_eq!((empty.code(), empty.stdout.trim()), (Some(0), "[]"), "{empty:?}");
+
+    let pod = Running::start(&host, &["--annotation", "io.paperboat.vcpus=3"], "first");
+    let listed = paperboat(&host, &["ps"]);
+    expect_words(&host, &listed.stdout, &["POD", "first", "running", "256 MiB"]);
+    let listed = paperboat(&host, &["ps", "--json"]).stdout;
+    for field in [r#""vcpus": 3"#, r#""memory_limit_bytes": 268435456"#, r#""state": "running""#] {
+        expect_words(&host, &listed, &[field]);
+    }
+    let counted = paperboat(&host, &["stats", "first", "--json"]);
+    expect_words(
+        &host,
+        &counted.stdout,
+        &["H_GET_CPU_CHARACTERISTICS", "data_storage", "system_call", "fs.requests", "\"instructions\""],
+    );
+    let traced = paperboat(&host, &["trace", "first", "--interval", "0.2", "--count", "2"]);
+    expect_code(&host, &traced, 0);
+    expect_words(&host, &traced.stdout, &["KIND", "instructions", "fault"]);
+    let said = paperboat(&host, &["logs", "first"]);
+    expect_words(&host, &said.stdout, &["console | paperboat-agent: ", "shim | ", "agent ready"]);
+    let of_agent = paperboat(&host, &["logs", "fir", "--from", "agent", "--lines", "1"]).stdout;
+    assert!(of_agent.starts_with("paperboat-agent: ") && of_agent.lines().count() == 1, "{of_agent}");
+
+    let explained = paperboat(&host, &["config", "show", "--pod", "first"]).stdout;
+    let from = |key: &str| explained.lines().find(|line| line.starts_with(&format!("{key} "))).unwrap_or_default().to_owned();
+    expect_words(&host, &from("vcpus"), &["3", "annotation io.paperboat.vcpus"]);
+    expect_words(&host, &from("memory_mib"), &["256", "paperboat.d/10-memory.yaml"]);
+    expect_words(&host, &from("kernel"), &["paperboat.yaml"]);
+    expect_words(&host, &from("guest_log_level"), &["warn", "default"]);
+
+    let missing = paperboat(&host, &["stats", "second"]);
+    assert_eq!(missing.code(), Some(1));
+    expect_words(&host, &missing.stderr, &["no pod second", "paperboat ps"]);
+    let closed = paperboat(&host, &["exec-vm", "first", "--", "true"]);
+    assert_eq!(closed.code(), Some(1));
+    expect_words(&host, &closed.stderr, &["debug_console: true"]);
+    drop(pod);
+    expect_nothing_left(&host, &before);
+}
+
+#[test]
+fn a_program_runs_in_the_guest_outside_of_its_containers() {
+    let tools = Products::from_environment().unwrap().images.join("debug-tools");
+    let host = host_with(&format!("debug_console: true\ndebug_tools: {}", tools.display()));
+    let before = host.leftovers();
+    let pod = Running::start(&host, &[], "first");
+
+    let output = paperboat(&host, &["exec-vm", "first", "--", "sh", "-c", "cat /proc/1/comm; uname -r; echo bad >&2; exit 7"]);
+    expect_code(&host, &output, 7);
+    // PID 1 of the guest, which no container sees, in the guest's kernel.
+    expect_words(&host, &output.stdout, &["init\n", "-paperboat"]);
+    assert_eq!(output.stderr, "bad\n");
+
+    let mut child = paperboat_command(&host, &["exec-vm", "first", "--", "wc", "-c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&vec![b'x'; 200_000]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "200000");
+
+    let missing = paperboat(&host, &["exec-vm", "first", "--", "/no/such/program"]);
+    assert_eq!(missing.code(), Some(1));
+    expect_words(&host, &missing.stderr, &["/no/such/program", "No such file"]);
+
+    let screen = on_a_terminal(
+        &paperboat_command(&host, &["exec-vm", "first"]),
+        &[("guest ~ #", b"stty size; tty\r"), ("24 160", b"exit 3\r")],
+    );
+    assert!(screen.contains("/dev/pts/"), "{screen}");
+    drop(pod);
+    expect_nothing_left(&host, &before);
+}
+
+#[test]
+fn annotations_are_held_to_what_the_operator_allows() {
+    let host = host_with("annotations: [memory_mib]\nlimits:\n  max_memory_mib: 1024");
+    let before = host.leftovers();
+    let refused = |annotation: &str, words: &[&str]| {
+        let output = host.run_with(&["--annotation", annotation], &image("busybox"), "refused", &["true"]).unwrap();
+        expect_code(&host, &output, 1);
+        expect_words(&host, &output.stderr, words);
+    };
+    refused("io.paperboat.vcpus=2", &["io.paperboat.vcpus", "not allowed", "annotations"]);
+    refused("io.paperboat.kernel=/tmp/x", &["io.paperboat.kernel", "unknown"]);
+    refused("io.paperboat.memory_mib=2048", &["memory_mib is 2048", "limits.max_memory_mib is 1024"]);
+    refused("io.paperboat.memory_mib=lots", &["lots", "64 to 16777216"]);
+    expect_nothing_left(&host, &before);
+}
+
+#[test]
+fn top_shows_pods_and_ends_them() {
+    let host = host_with("");
+    let before = host.leftovers();
+    let mut stopped = Running::start(&host, &[], "first");
+    // Only what changes on the screen is written, so what is waited for stands where nothing was before; keys queue up.
+    let console: [(&str, &[u8]); 3] = [("running", b"c"), ("console of first", b"xs"), ("off?", b"yq")];
+    let screen = on_a_terminal(&paperboat_command(&host, &["top", "--interval", "0.2"]), &console);
+    assert!(screen.contains("paperboat-agent"), "{screen}");
+    stopped.ended();
+    drop(stopped);
+
+    let mut killed = Running::start(&host, &[], "second");
+    let keys: [(&str, &[u8]); 1] = [("second", b"Kyq")];
+    on_a_terminal(&paperboat_command(&host, &["top", "--interval", "0.2"]), &keys);
+    killed.ended();
+    drop(killed);
+    let no_terminal = paperboat(&host, &["top"]);
+    assert_eq!(no_terminal.code(), Some(1));
+    expect_words(&host, &no_terminal.stderr, &["needs a terminal", "paperboat ps"]);
+    expect_nothing_left(&host, &before);
+}
+
+#[test]
+fn a_stranger_is_told_who_may_look() {
+    let host = host_with("");
+    let pod = Running::start(&host, &[], "first");
+    // As nobody: the directories of namespaces belong to root. The program is reached through a copy, its own directory may be root's.
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("paperboat");
+    std::fs::copy(host.products().bin.join("paperboat"), &program).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    for path in [place.path(), host.directory()] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+    command.arg("--config").arg(host.directory().join("paperboat.yaml")).arg("ps");
+    let output = finish(command, LIMIT).unwrap();
+    assert_eq!(output.code(), Some(1), "{output:?}");
+    expect_words(&host, &output.stderr, &["permission denied", "root", "sudo paperboat"]);
+    drop(pod);
+}
