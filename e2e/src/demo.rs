@@ -1,11 +1,13 @@
 //! `cargo xtask demo`: a tour of the system in steps, each with its transcript and its time. Everything is real: a private containerd,
 //! the shim as containerd finds it, guests of their own for every pod.
 
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::guest::{PROOF_SCRIPT, Proof, ThisHost};
 use crate::host::{Host, RUNTIME, finish, image};
+use crate::net::Net;
 use crate::{Error, Output, io, leaks};
 
 /// The command of the first step, and the exit status it must come back with.
@@ -31,6 +33,7 @@ pub fn run() -> Result<bool, Error> {
     guide.step("Debian, with Python", || debian(&host))?;
     guide.step("a pod of two containers that talk over localhost", || pod(&host))?;
     guide.step("a volume: the guest writes, the host reads", || volume(&host))?;
+    guide.step("a network of its own: the pod serves a page, a neighbour fetches it", || network(&host))?;
     guide.step("exec, and what the operator sees", || operator(&host))?;
     guide.step("what is left of it", || {
         let left = leaks::settle(&host, &before);
@@ -173,6 +176,27 @@ fn volume(host: &Host) -> Result<bool, Error> {
     let text = std::fs::read_to_string(&file).unwrap_or_default();
     print!("$ cat {}\n{text}", file.display());
     Ok(output.code() == Some(0) && text == "ppc64le\n")
+}
+
+fn network(host: &Host) -> Result<bool, Error> {
+    // What a network plug-in does: a namespace with an interface, and a cable from it to a switch.
+    const PORT: u8 = 2;
+    const PAGE: &str = "/index.html";
+    let mut net = Net::new()?;
+    let namespace = format!("network:{}", net.pod(PORT)?.display());
+    let address = IpAddr::from([10, 88, 0, PORT]);
+    let site = "mkdir /www; uname -mr > /www/index.html; exec httpd -f -p 80 -h /www";
+    println!("$ ctr run … --with-ns {namespace} … web sh -c \"{site}\"");
+    let _web = Background::start(host, &["--with-ns", &namespace], "web", &["sh", "-c", site], "container started")?;
+    let look = "ip -o -4 address show dev eth0; until wget -q -O /dev/null http://127.0.0.1/; do sleep 0.1; done";
+    println!("$ ctr task exec --exec-id look web ip -o -4 address show dev eth0");
+    let interface = host.ctr(&["task", "exec", "--exec-id", "look", "web", "sh", "-c", look])?;
+    print!("{}{}", interface.stdout, interface.stderr);
+    println!("$ … neighbour: wget -qO- http://{address}{PAGE}");
+    let page = net.get(address, PAGE)?;
+    let page = String::from_utf8_lossy(&page);
+    print!("{page}");
+    Ok(interface.stdout.contains("10.88.0.2/24") && page.ends_with("-paperboat ppc64le\n"))
 }
 
 fn operator(host: &Host) -> Result<bool, Error> {

@@ -16,6 +16,7 @@
 //! | `PAPERBOAT_SHELL` | initramfs with a shell on the console, for tests of the machine by hand |
 //! | `PAPERBOAT_STOCK_6_1`, `PAPERBOAT_STOCK_6_12_4K`, `PAPERBOAT_STOCK_6_12_64K` | kernels of Debian's; the last two with `--all` |
 //! | `PAPERBOAT_PROGRAMS` | a tree of Debian's programs for ppc64le; with `--all` |
+//! | `PAPERBOAT_XTASK` | the program behind `cargo xtask` |
 //!
 //! `PAPERBOAT_E2E_KEEP=1` leaves the private containerd's directory for a look afterwards.
 //!

@@ -23,6 +23,10 @@ const EXECS: usize = 10;
 /// Pods that start at once.
 const PARALLEL: usize = 10;
 
+/// Pods that start one after the other before them, and how often both are done.
+const ALONE: usize = 5;
+const ROUNDS: usize = 3;
+
 /// A pod that has nothing to do gives free memory back within this time.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -64,7 +68,7 @@ pub fn measure(runs: usize, peer: &[String]) -> Result<Vec<Sample>, Error> {
     let mut samples = starts(runs, peer)?;
     samples.push(idle(runs)?);
     samples.push(execs(runs)?);
-    samples.push(parallel(runs)?);
+    samples.extend(parallel()?);
     Ok(samples)
 }
 
@@ -187,33 +191,41 @@ fn exec(host: &Host, id: &str, run: usize, processes: &[i32]) -> Result<f64, Err
     Ok((all() - before + finished_children()? - clients) / EXECS as f64)
 }
 
-/// Wall time of a pod among many that start at once, and of one alone.
-fn parallel(runs: usize) -> Result<Sample, Error> {
+/// Wall time of a pod among many that start at once, and of one alone; and what each of them costs in processor time, client and
+/// containerd included. Rounds of both take turns, so that what else the machine does hits both.
+fn parallel() -> Result<[Sample; 2], Error> {
     let host = Host::start()?;
-    let mut sample = Sample::new("start.parallel.wall_seconds");
-    for run in 0..runs {
-        let alone = host.run(&format!("alone-{run}"), &["true"])?;
-        sample.peer.push(alone.wall.as_secs_f64());
+    let mut wall = Sample::new("start.parallel.wall_seconds");
+    let mut cpu = Sample::new("start.parallel.cpu_seconds");
+    let used = || -> Result<f64, Error> {
+        reap_shims()?;
+        Ok(finished_children()? + ticks(host.containerd_pid().cast_signed()) / TICKS_PER_SECOND)
+    };
+    for round in 0..ROUNDS {
+        let before = used()?;
+        for number in 0..ALONE {
+            wall.peer.push(start(&host, &format!("alone-{round}-{number}"))?);
+        }
+        let between = used()?;
+        let walls = thread::scope(|scope| {
+            let host = &host;
+            let pods: Vec<_> =
+                (0..PARALLEL).map(|number| scope.spawn(move || start(host, &format!("together-{round}-{number}")))).collect();
+            let joined =
+                pods.into_iter().map(|pod| pod.join().unwrap_or_else(|_| Err(failed("ctr run true", "panicked".into()))));
+            joined.collect::<Result<Vec<f64>, Error>>()
+        })?;
+        wall.values.extend(walls);
+        cpu.peer.push((between - before) / ALONE as f64);
+        cpu.values.push((used()? - between) / PARALLEL as f64);
     }
-    let walls = thread::scope(|scope| {
-        let host = &host;
-        let pods: Vec<_> = (0..PARALLEL)
-            .map(|number| {
-                scope.spawn(move || {
-                    let output = host.run(&format!("together-{number}"), &["true"])?;
-                    match output.status.success() {
-                        true => Ok(output.wall.as_secs_f64()),
-                        false => Err(failed("ctr run true", output.stderr)),
-                    }
-                })
-            })
-            .collect();
-        let joined = pods.into_iter().map(|pod| pod.join().unwrap_or_else(|_| Err(failed("ctr run true", "panicked".into()))));
-        joined.collect::<Result<Vec<f64>, Error>>()
-    })?;
-    sample.values = walls;
-    reap_shims()?;
-    Ok(sample)
+    Ok([wall, cpu])
+}
+
+/// Starts a pod that ends at once; seconds of wall time.
+fn start(host: &Host, id: &str) -> Result<f64, Error> {
+    let output = host.run(id, &["true"])?;
+    if output.status.success() { Ok(output.wall.as_secs_f64()) } else { Err(failed("ctr run true", output.stderr)) }
 }
 
 /// A container that sleeps until this is dropped.

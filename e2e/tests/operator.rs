@@ -27,6 +27,13 @@ fn paperboat(host: &Host, arguments: &[&str]) -> Output {
     finish(paperboat_command(host, arguments), LIMIT).unwrap()
 }
 
+/// The command where no pod is meant.
+fn alone(arguments: &[&str]) -> Output {
+    let mut command = Command::new(Products::from_environment().unwrap().bin.join("paperboat"));
+    command.args(arguments);
+    finish(command, LIMIT).unwrap()
+}
+
 /// A pod that is there until this is dropped.
 struct Running<'a> {
     host: &'a Host,
@@ -182,6 +189,119 @@ fn annotations_are_held_to_what_the_operator_allows() {
     refused("io.paperboat.memory_mib=2048", &["memory_mib is 2048", "limits.max_memory_mib is 1024"]);
     refused("io.paperboat.memory_mib=lots", &["lots", "64 to 16777216"]);
     expect_nothing_left(&host, &before);
+}
+
+#[test]
+fn a_client_names_the_configuration_of_its_pods() {
+    let host = host_with("");
+    let before = host.leftovers();
+    // ctr hands the path over as the runtime's option ConfigPath.
+    let file = host.directory().join("small.yaml");
+    let usual = std::fs::read_to_string(host.directory().join("paperboat.yaml")).unwrap();
+    std::fs::write(&file, format!("{usual}\nmemory_mib: 320\n")).unwrap();
+    std::fs::create_dir(file.with_extension("d")).unwrap();
+    std::fs::write(file.with_extension("d").join("cpus.yaml"), "vcpus: 2\n").unwrap();
+    let path = file.display().to_string();
+    let pod = Running::start(&host, &["--runtime-config-path", &path], "small");
+    let settings = paperboat(&host, &["config", "show", "--pod", "small", "--json"]).stdout;
+    let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+    let from = |key: &str| {
+        let setting = settings.as_array().unwrap().iter().find(|setting| setting["key"] == key).unwrap();
+        (setting["value"].as_str().unwrap().to_owned(), setting["origin"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(from("memory_mib"), ("320".to_owned(), path.clone()));
+    assert_eq!(from("vcpus"), ("2".to_owned(), file.with_extension("d").join("cpus.yaml").display().to_string()));
+    let guest =
+        host.ctr(&["task", "exec", "--exec-id", "look", "small", "sh", "-c", "nproc; grep MemTotal /proc/meminfo"]).unwrap();
+    let words: Vec<&str> = guest.stdout.split_whitespace().collect();
+    let total_kib = words[2].parse::<u64>().unwrap();
+    assert!(words[0] == "2" && total_kib < 320 << 10 && total_kib > 256 << 10, "{}", guest.stdout);
+    drop(pod);
+
+    // What is wrong with it is told to that client.
+    std::fs::write(&file, format!("{usual}\nmemory_mb: 320\n")).unwrap();
+    let refused = |path: &str, words: &[&str]| {
+        let output = host.run_with(&["--runtime-config-path", path], &image("busybox"), "refused", &["true"]).unwrap();
+        expect_code(&host, &output, 1);
+        expect_words(&host, &output.stderr, words);
+    };
+    let line = format!("line {} column 1", usual.lines().count() + 1 + usize::from(usual.ends_with('\n')));
+    refused(&path, &["small.yaml", "memory_mb", &line]);
+    refused("/nonexistent/c.yaml", &["/nonexistent/c.yaml", "No such file"]);
+    expect_nothing_left(&host, &before);
+}
+
+#[test]
+fn what_is_missing_on_a_host_is_found_with_its_cure() {
+    let host = host_with("");
+    let looked = |configuration: &str, arguments: &[&str]| {
+        let file = host.directory().join("looked-at.yaml");
+        std::fs::write(&file, configuration).unwrap();
+        let mut command = Command::new(host.products().bin.join("paperboat"));
+        command.arg("--config").arg(file).args(arguments).env("PATH", host.engine_path());
+        command
+    };
+    let usual = std::fs::read_to_string(host.directory().join("paperboat.yaml")).unwrap();
+    let good = finish(looked(&usual, &["check"]), LIMIT).unwrap();
+    assert_eq!(good.code(), Some(0), "{good:?}");
+    assert!(!good.stdout.contains("FAIL") && !good.stdout.contains('\x1b'), "{}", good.stdout);
+    // Every miss at once, each with its cure, and an exit status for scripts.
+    let wrong = "kernel: /bin/sh\ninitramfs: /nonexistent/i.cpio\nvmm: /nonexistent/vmm\nbackend: kvm\nstate_dir: /dev/null/p\n";
+    let bad = finish(looked(wrong, &["check", "--json"]), LIMIT).unwrap();
+    assert_eq!(bad.code(), Some(1), "{bad:?}");
+    let findings: serde_json::Value = serde_json::from_str(&bad.stdout).unwrap();
+    let findings = findings.as_array().unwrap();
+    for what in ["kernel format", "initramfs", "machine", "state directory"] {
+        let finding = findings.iter().find(|finding| finding["what"] == what).unwrap_or_else(|| panic!("{what}: {findings:?}"));
+        assert_eq!(finding["verdict"], "bad", "{finding}");
+        assert!(finding["cure"].as_str().is_some_and(|cure| !cure.is_empty()), "{finding}");
+    }
+    let screen = on_a_terminal(&looked(wrong, &["check"]), &[]);
+    assert!(screen.contains("\x1b[31mFAIL\x1b[0m initramfs") && screen.contains("cure: "), "{screen}");
+}
+
+#[test]
+fn configuration_files_are_checked_with_line_and_column() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("c.yaml");
+    let path = file.display().to_string();
+    // What `default` prints is a file that `check` finds good.
+    std::fs::write(&file, alone(&["config", "default"]).stdout).unwrap();
+    let good = alone(&["config", "check", &path]);
+    assert_eq!((good.code(), good.stdout.trim()), (Some(0), format!("{path}: good").as_str()), "{good:?}");
+    for (text, words) in [
+        ("vcpus: 2\nvcpsu: 3\n", ["unknown field", "line 2 column 1"]),
+        ("limits:\n  max_vcpus: 1000\n", ["1 to 64", "line 2 column 14"]),
+        ("memory_mib: 100\n", ["multiple of 16", "line 1 column 13"]),
+        ("vcpus: [1]\n", ["whole number", "line 1 column 8"]),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let bad = alone(&["config", "check", &path]);
+        assert_eq!(bad.code(), Some(1), "{bad:?}");
+        for word in words {
+            assert!(bad.stderr.contains(word), "{word:?} is not in: {}", bad.stderr);
+        }
+        let json: serde_json::Value = serde_json::from_str(&alone(&["config", "check", &path, "--json"]).stdout).unwrap();
+        assert_eq!(json["good"], false);
+        assert!(json["line"].is_u64() && json["column"].is_u64(), "{json}");
+    }
+}
+
+#[test]
+fn shells_are_told_what_can_be_typed() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = alone(&["completions", shell]);
+        assert_eq!(script.code(), Some(0), "{script:?}");
+        for word in ["paperboat", "exec-vm", "interval"] {
+            assert!(script.stdout.contains(word), "{shell}: no {word:?}");
+        }
+    }
+    // As bash asks: the words that go on from `config sh`.
+    let script = r#"source <("$0" completions bash); COMP_WORDS=(paperboat config sh); COMP_CWORD=2
+        _paperboat paperboat sh config; echo "${COMPREPLY[@]}""#;
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script]).arg(Products::from_environment().unwrap().bin.join("paperboat"));
+    assert_eq!(finish(bash, LIMIT).unwrap().stdout.trim(), "show");
 }
 
 #[test]

@@ -184,7 +184,15 @@ impl<'a> AptRoot<'a> {
         if missing.is_empty() {
             return Ok(());
         }
-        ensure!(!self.ctx.offline, "{} is not cached: run once without --offline", missing[0].file);
+        for deb in &missing {
+            let damaged = deb.path.exists();
+            match damaged {
+                true if self.ctx.offline => bail!("{} is damaged in the cache: run once without --offline", deb.file),
+                false if self.ctx.offline => bail!("{} is not cached: run once without --offline", deb.file),
+                true => self.ctx.ui.line("packages", &format!("{} is damaged in the cache: fetching it again", deb.file)),
+                false => {}
+            }
+        }
         let partial = self.ctx.cache.stage("download", &self.suite.arch)?;
         let mut progress = self.ctx.ui.progress("packages", Some(missing.len() as u64));
         self.ctx.ui.line("packages", &format!("downloading {} from {}", missing.len(), self.suite.release));

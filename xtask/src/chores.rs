@@ -46,6 +46,7 @@ impl Products {
             ("PAPERBOAT_KERNEL", kernel.vmlinux),
             ("PAPERBOAT_INITRAMFS", initramfs),
             ("PAPERBOAT_IMAGES", ctx.cache.products().join("images")),
+            ("PAPERBOAT_XTASK", std::env::current_exe().context("find this program")?),
         ];
         variables.extend(engines);
         variables.extend(stock::prepare(ctx, &host, scope)?);

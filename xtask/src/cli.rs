@@ -29,7 +29,7 @@ pub enum Chore {
     /// the toolchain, the engines and every package file.
     Setup(SetupArgs),
 
-    /// A tour: containers in micro-VMs, from nothing to exit status, pod, volume and exec
+    /// A tour: containers in micro-VMs, from nothing to exit status, pod, volume, network and exec
     ///
     /// Does what setup, kernel, images and build do, starts a private containerd, imports images for ppc64le and runs
     /// them through io.containerd.paperboat.v1, each step with its time. Takes 25 minutes in an empty cache (most of

@@ -99,6 +99,15 @@ fn linked_files_exist() {
 }
 
 #[test]
+fn the_map_has_every_page() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    for page in pages().iter().filter(|page| page.parent().is_some_and(|parent| parent.ends_with("docs"))) {
+        let name = page.file_name().unwrap().to_string_lossy();
+        assert!(readme.contains(&format!("](docs/{name})")), "README.md does not link to docs/{name}");
+    }
+}
+
+#[test]
 fn the_command_line_is_consistent() {
     use clap::CommandFactory;
     Cli::command().debug_assert();

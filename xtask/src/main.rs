@@ -19,6 +19,8 @@ mod lab;
 mod layer;
 mod licences;
 mod lint;
+#[cfg(test)]
+mod messages;
 mod oci;
 mod run;
 mod setup;

@@ -178,10 +178,17 @@ pub fn run(ctx: &Ctx, args: &BenchArgs) -> Result<()> {
     let host = Host::detect()?;
     setup::ensure_installed(ctx, setup::BENCH)?;
     let lab = Lab { ctx, host, runs: args.runs, products: Products::prepare(ctx, Scope::Demo)? };
-    let mut figures = Vec::new();
+    let (mut figures, mut failed) = (Vec::new(), Vec::new());
     for bench in chosen {
         ctx.ui.line("bench", bench.name);
-        figures.extend((bench.measure)(&lab).with_context(|| format!("benchmark {}", bench.name))?);
+        match (bench.measure)(&lab) {
+            Ok(measured) => figures.extend(measured),
+            // What the others have measured is not lost.
+            Err(error) => {
+                eprintln!("error: benchmark {}: {error:#}", bench.name);
+                failed.push(bench.name);
+            }
+        }
     }
     print!("{}", table(&figures));
     if let Some(path) = &args.json {
@@ -194,6 +201,7 @@ pub fn run(ctx: &Ctx, args: &BenchArgs) -> Result<()> {
         };
         fs::write(path, serde_json::to_vec_pretty(&report)?).with_context(|| format!("write {}", path.display()))?;
     }
+    ensure!(failed.is_empty(), "benchmarks failed: {}", failed.join(", "));
     Ok(())
 }
 

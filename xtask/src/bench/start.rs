@@ -92,6 +92,7 @@ fn figures(samples: &Samples) -> Result<Vec<Figure>> {
         "one alone",
         Goal::AtMost(1.5 * 10.0 / cores),
     )?);
+    figures.extend(ratio("start.parallel.cpu_ratio", "start.parallel.cpu_seconds", "s", "one alone", Goal::None)?);
     Ok(figures)
 }
 
@@ -102,7 +103,7 @@ mod tests {
     const OUTPUT: &str = "noise\nfigure start.ctr_run.cpu_seconds 0.5,0.7,0.6 1.2,1.2,1.2\n\
         figure start.agent_ready.guest_instructions 24000000 \nfigure start.container.guest_instructions 13000000 \n\
         figure start.idle_pod.pss_bytes 60000000 \nfigure start.exec.cpu_seconds 0.08 0.02\n\
-        figure start.parallel.wall_seconds 4,5,6 1\n";
+        figure start.parallel.wall_seconds 4,5,6 1\nfigure start.parallel.cpu_seconds 0.5 0.4\n";
 
     #[test]
     fn ratios_are_of_medians() {
