@@ -75,25 +75,20 @@ fn containers_of_a_pod_share_one_machine_and_what_the_pod_shares() {
     assert!(left.is_empty(), "left behind: {left:#?}\n{}", host.log());
 }
 
-/// Part of `cargo xtask test --all`.
-mod slow {
-    use super::*;
-
-    #[test]
-    fn four_pods_run_at_once() {
-        let host = Host::start().unwrap_or_else(|error| panic!("{error}"));
-        let before = host.leftovers();
-        let outputs: Vec<Output> = thread::scope(|scope| {
-            let host = &host;
-            let start = |number: i32| {
-                scope.spawn(move || host.run(&format!("pod-{number}"), &["sh", "-c", &format!("exit {number}")]).unwrap())
-            };
-            let runs: Vec<_> = (0..4).map(start).collect();
-            runs.into_iter().map(|run| run.join().unwrap()).collect()
-        });
-        let codes: Vec<_> = outputs.iter().map(Output::code).collect();
-        assert_eq!(codes, [Some(0), Some(1), Some(2), Some(3)], "{outputs:#?}\n{}", host.log());
-        let left = leaks::settle(&host, &before);
-        assert!(left.is_empty(), "left behind: {left:#?}");
-    }
+#[test]
+fn four_pods_run_at_once() {
+    let host = Host::start().unwrap_or_else(|error| panic!("{error}"));
+    let before = host.leftovers();
+    let outputs: Vec<Output> = thread::scope(|scope| {
+        let host = &host;
+        let start = |number: i32| {
+            scope.spawn(move || host.run(&format!("pod-{number}"), &["sh", "-c", &format!("exit {number}")]).unwrap())
+        };
+        let runs: Vec<_> = (0..4).map(start).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    let codes: Vec<_> = outputs.iter().map(Output::code).collect();
+    assert_eq!(codes, [Some(0), Some(1), Some(2), Some(3)], "{outputs:#?}\n{}", host.log());
+    let left = leaks::settle(&host, &before);
+    assert!(left.is_empty(), "left behind: {left:#?}");
 }

@@ -13,9 +13,10 @@ use std::time::Duration;
 /// Levels of directories made or removed for one leaf; real paths have five.
 const MAX_DEPTH: usize = 32;
 
-/// The kernel lets go of an ended process a little after its parent has heard of the end.
-const REMOVE_ATTEMPTS: u32 = 50;
-const REMOVE_PAUSE: Duration = Duration::from_millis(2);
+/// The kernel lets go of an ended process a little after its parent has heard of the end, and of a killed shim's machine when the host's
+/// init has reaped it. Counted for all directories together.
+const REMOVE_ATTEMPTS: u32 = 500;
+const REMOVE_PAUSE: Duration = Duration::from_millis(4);
 
 /// Where the kernel lists mounts.
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -97,15 +98,15 @@ impl Hierarchy {
 
 /// Removes directories that [`join`] made, as far as nobody else uses them.
 pub fn remove(made: &[PathBuf]) {
+    let mut attempts = 0..REMOVE_ATTEMPTS;
     for directory in made.iter().rev() {
-        for _ in 0..REMOVE_ATTEMPTS {
-            match fs::remove_dir(directory) {
-                // Busy: by the last moments of the machine, or by another pod's leaf below; the last pod takes it away.
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !has_children(directory) => {
-                    thread::sleep(REMOVE_PAUSE)
-                }
-                _ => break,
+        while let Err(error) = fs::remove_dir(directory) {
+            // Busy: by the last moments of the machine, or by another pod's leaf below; the last pod takes it away.
+            let waits = error.kind() == io::ErrorKind::ResourceBusy && !has_children(directory);
+            if !waits || attempts.next().is_none() {
+                break;
             }
+            thread::sleep(REMOVE_PAUSE);
         }
     }
 }

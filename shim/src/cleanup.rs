@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cgroup;
+use crate::charge;
 use crate::paths::PodPaths;
 
 /// Rounds of unmounting: mounts may be stacked, and more may appear by propagation while we work.
@@ -121,12 +121,7 @@ pub fn remove_tree(root: &Path) -> Result<(), CleanupError> {
 pub fn remove_pod(paths: &PodPaths) -> Result<(), CleanupError> {
     end_machine(paths)?;
     crate::network::note::undo(paths);
-    let lines = |path: PathBuf| -> Vec<PathBuf> {
-        std::fs::read_to_string(path).unwrap_or_default().lines().map(PathBuf::from).collect()
-    };
-    let made = lines(paths.cgroups());
-    cgroup::leave(&made, &lines(paths.cgroup_home()));
-    cgroup::remove(&made);
+    charge::leave(paths);
     remove_tree(paths.root())?;
     // The namespace's directory and the state directory go when they are empty.
     remove_empty_parents(paths.root(), 2);

@@ -6,7 +6,7 @@
 //!    first container of a pod, later ones find its address. [`serve`] is that process.
 //! 2. [`service`] answers containerd's Task API and drives one [`pod`], made of [`container`]s and their processes.
 //! 3. A pod owns directories ([`paths`]), the root file systems and volumes mounted there ([`rootfs`], [`volume`], [`spec`], checked by [`elf`]),
-//!    one machine ([`machine`], as large as [`size`] says, in the host's cgroups by [`cgroup`]) and the connection to its agent ([`agent`]).
+//!    one machine ([`machine`], as large as [`size`] says, in the host's cgroups by [`cgroup`] and [`charge`]) and the connection to its agent ([`agent`]).
 //! 4. The interfaces of the pod's network namespace become the guest's ([`network`]);
 //!    [`hooks`] may have put them there.
 //! 5. Standard streams are pumped between containerd's fifos and vsock connections ([`streams`]); what happens is told to containerd
@@ -19,6 +19,7 @@ pub mod agent;
 pub mod args;
 pub mod bootstrap;
 pub mod cgroup;
+pub mod charge;
 pub mod check;
 pub mod cleanup;
 pub mod config;

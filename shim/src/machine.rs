@@ -26,7 +26,7 @@ use tokio::sync::{Notify, watch};
 use ttrpc::r#async::Client;
 use ttrpc::context;
 
-use crate::cgroup;
+use crate::charge;
 use crate::cleanup;
 use crate::config::{Config, VirtioFs};
 use crate::paths::PodPaths;
@@ -200,7 +200,11 @@ impl Machine {
             log::warn!("machine.pid: {error}");
         }
         // Before the first page of guest memory, which would stay charged to wherever the process was born.
-        join_cgroup(paths, pod, spec.cgroups_path(), pid);
+        let (place, pod, cgroups_path) = (paths.clone(), pod.to_owned(), spec.cgroups_path().to_owned());
+        let entered = tokio::task::spawn_blocking(move || charge::enter(&place, &pod, &cgroups_path, pid));
+        if let Err(error) = entered.await {
+            log::error!("the pod's cgroup: {error}");
+        }
         adjust_oom_score(pid, spec.oom_score_adj());
 
         // The socket was bound before the child was born: only its death makes it refuse.
@@ -378,18 +382,6 @@ fn adjust_oom_score(pid: u32, adjustment: Option<i32>) {
         && let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), adjustment.to_string())
     {
         log::warn!("oom_score_adj {adjustment} of the machine: {error}");
-    }
-}
-
-/// Puts the machine and this process where the pod's costs belong. A host whose cgroups cannot be written to still runs pods.
-fn join_cgroup(paths: &PodPaths, pod: &str, cgroups_path: &str, pid: u32) {
-    let processes = [pid, std::process::id()];
-    let (joined, result) = cgroup::join(cgroups_path, pod, &processes, &paths.cgroups_of_siblings());
-    let lines = |list: &[PathBuf]| list.iter().map(|directory| format!("{}\n", directory.display())).collect::<String>();
-    let noted = std::fs::write(paths.cgroup_home(), lines(&joined.home))
-        .and_then(|()| std::fs::write(paths.cgroups(), lines(&joined.made)));
-    if let Err(error) = result.and(noted) {
-        log::warn!("the machine is not in the pod's cgroup: {error}");
     }
 }
 

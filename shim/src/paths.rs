@@ -129,10 +129,19 @@ impl PodPaths {
         self.root.join("cgroup-home")
     }
 
-    /// What other pods of this namespace list in [`Self::cgroups`].
-    pub fn cgroups_of_siblings(&self) -> Vec<PathBuf> {
-        let siblings = self.root.parent().and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten();
-        let lists = siblings.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("cgroups")).ok());
+    /// The directory of all pods; none for a pod that is not below one.
+    pub fn state_dir(&self) -> Option<&Path> {
+        self.root.parent()?.parent()
+    }
+
+    /// What all pods list in [`Self::cgroups`].
+    pub fn cgroups_of_pods(&self) -> Vec<PathBuf> {
+        let below = |directory: &Path| {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let pods = self.state_dir().map(below).unwrap_or_default().into_iter().flat_map(|namespace| below(&namespace));
+        let lists = pods.filter_map(|pod| std::fs::read_to_string(pod.join("cgroups")).ok());
         lists.flat_map(|list| list.lines().map(PathBuf::from).collect::<Vec<_>>()).collect()
     }
 
