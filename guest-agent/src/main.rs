@@ -41,6 +41,9 @@ use crate::transport::Transport;
 /// The agent's own directory in the guest.
 const DIRECTORY: &str = "/run/paperboat/containers";
 
+/// How often the host is told that the agent is ready: for two minutes, which is as long as a shim usually waits.
+const READY_ATTEMPTS: usize = 60;
+
 /// Why the agent cannot go on.
 #[derive(Debug, thiserror::Error)]
 enum AgentFailure {
@@ -169,12 +172,54 @@ fn serve(surroundings: Surroundings) -> Result<(), AgentFailure> {
 
 /// Tells the host side that the services listen. A host that does not care for it can still call.
 async fn say_ready(transport: &Transport) {
-    let said = async {
+    let said = patiently(|| async {
         let mut host = transport.connect_host(READY_PORT).await?;
         host.write_all(READY_MESSAGE).await?;
         host.shutdown().await
-    };
+    });
     if let Err(error) = said.await {
         crate::warn!("nobody to tell ready: {error}");
+    }
+}
+
+/// Tries again when a time limit has passed: the kernel gives a connection two seconds (`VSOCK_DEFAULT_CONNECT_TIMEOUT`), which a host
+/// with many pods to start may not have.
+async fn patiently<F: Future<Output = std::io::Result<()>>>(mut attempt: impl FnMut() -> F) -> std::io::Result<()> {
+    for _ in 1..READY_ATTEMPTS {
+        match attempt().await {
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                crate::info!("telling ready took too long: trying again")
+            }
+            said => return said,
+        }
+    }
+    attempt().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    /// How many attempts are made, and what comes of them, when they end like this and the last way again and again.
+    async fn attempts(ends: &[Result<(), ErrorKind>]) -> (usize, Result<(), ErrorKind>) {
+        let made = Cell::new(0);
+        let outcome = patiently(|| {
+            let end = ends[made.get().min(ends.len() - 1)];
+            made.set(made.get() + 1);
+            async move { end.map_err(Into::into) }
+        });
+        let outcome = outcome.await.map_err(|error| error.kind());
+        (made.get(), outcome)
+    }
+
+    #[tokio::test]
+    async fn a_busy_host_is_told_again_and_one_that_does_not_listen_is_not() {
+        assert_eq!(attempts(&[Ok(())]).await, (1, Ok(())));
+        assert_eq!(attempts(&[Err(ErrorKind::TimedOut), Err(ErrorKind::TimedOut), Ok(())]).await, (3, Ok(())));
+        assert_eq!(attempts(&[Err(ErrorKind::ConnectionReset)]).await, (1, Err(ErrorKind::ConnectionReset)));
+        assert_eq!(attempts(&[Err(ErrorKind::TimedOut)]).await, (READY_ATTEMPTS, Err(ErrorKind::TimedOut)));
     }
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::ctx::Ctx;
-use crate::run::Log;
+use crate::run::{Log, NO_NETWORK};
 use crate::{guest, licences};
 
 /// Runs every check; all failures are shown, not only the first.
@@ -23,8 +23,13 @@ pub fn run(ctx: &Ctx) -> Result<()> {
     check("documentation", cargo(ctx, "doc", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]));
     check("dependencies", licences::check(ctx));
     match has_cargo_deny(ctx) {
-        true => check("advisories", cargo(ctx, "advisories", &["deny", "check", "advisories"], &[])),
         false => ctx.ui.line("lint", "advisories: not run: cargo-deny is not installed"),
+        true => match cargo(ctx, "advisories", &["deny", "check", "advisories"], &[]) {
+            Err(error) if is_unreachable(&format!("{error:#}")) => {
+                ctx.ui.line("lint", "advisories: not run: their database cannot be reached");
+            }
+            result => check("advisories", result),
+        },
     }
     if failures.is_empty() {
         return Ok(());
@@ -39,8 +44,24 @@ fn cargo(ctx: &Ctx, name: &str, args: &[&str], variables: &[(&str, &str)]) -> Re
     log.run(&mut command, Some(&mut ctx.ui.progress("lint", None)))
 }
 
+/// Whether cargo-deny has failed for want of its database, rather than by what is in it.
+fn is_unreachable(failure: &str) -> bool {
+    failure.contains("failed to fetch advisory database") || failure.starts_with(NO_NETWORK)
+}
+
 fn has_cargo_deny(ctx: &Ctx) -> bool {
     let probe =
         |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
     !ctx.offline && probe(guest::cargo(ctx).args(["deny", "--version"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advisories_that_cannot_be_had_are_told_from_those_that_apply() {
+        assert!(is_unreachable("command failed (exit status: 1): …\n [ERROR] failed to fetch advisory database https://example"));
+        assert!(!is_unreachable("command failed (exit status: 1): …\n error[vulnerability]: use after free in libexample"));
+    }
 }
