@@ -1,6 +1,8 @@
 //! A private containerd: its own root, state, socket and network namespace, so that a test leaves the machine as it was.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -23,6 +26,9 @@ pub const RUNTIME: &str = "io.containerd.paperboat.v1";
 
 /// containerd answers within this time even on a busy machine.
 const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A web server of a pod answers within this time, once it listens.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(20);
@@ -145,6 +151,32 @@ impl Host {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.containerd.id())).arg("--").arg(program);
         command
+    }
+
+    /// Does `task` in containerd's network namespace, in a thread of its own: a thread does not come back.
+    pub fn inside<T: Send + 'static>(&self, task: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T, Error> {
+        let path = format!("/proc/{}/ns/net", self.containerd.id());
+        let namespace = File::open(&path).map_err(io(path))?;
+        let done = thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            task()
+        });
+        done.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(io("in containerd's network namespace"))
+    }
+
+    /// What a web server that containerd's network namespace can reach has at `/`.
+    pub fn fetch(&self, server: SocketAddr) -> Result<String, Error> {
+        self.inside(move || {
+            let mut stream = TcpStream::connect_timeout(&server, FETCH_TIMEOUT)?;
+            stream.set_read_timeout(Some(FETCH_TIMEOUT))?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            match answer.split_once("\r\n\r\n") {
+                Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+                _ => Err(std::io::Error::other(answer)),
+            }
+        })
     }
 
     /// PATH for engines: the project's programs first, then those of this containerd, and runc.

@@ -217,6 +217,8 @@ mod slow {
         let dns = config.dns_config.mut_or_insert_default();
         (dns.servers, dns.searches) = (vec!["9.9.9.9".into()], vec!["example.test".into()]);
         let linux = config.linux.mut_or_insert_default();
+        linux.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "80".into());
+        linux.sysctls.insert("kernel.shmmax".into(), "12345678".into());
         let shared = linux.security_context.mut_or_insert_default().namespace_options.mut_or_insert_default();
         shared.pid = NamespaceMode::POD.into();
         let pod = node.run_pod(config).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
@@ -247,6 +249,8 @@ mod slow {
         });
         node.run(&pod, first).unwrap();
         let id = node.run(&pod, second).unwrap();
+        let settings = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmax";
+        assert_eq!(asked(&node, &id, settings), "80\n12345678");
         assert_eq!(
             asked(&node, &id, "cat /etc/hostname; cat /etc/resolv.conf"),
             "described\nsearch example.test\nnameserver 9.9.9.9"
@@ -277,9 +281,34 @@ mod slow {
         node.remove_pod(&pod).unwrap();
         expect::nothing_left(host, &before);
 
+        let mut config = node.pod_config("unsettled");
+        config.linux.mut_or_insert_default().sysctls.insert("net.ipv4.no_such_setting".into(), "1".into());
+        let error = node.run_pod(config).map(|pod| pod.id).unwrap_err().to_string();
+        assert!(error.contains("net.ipv4.no_such_setting=1"), "{error}");
+        expect::nothing_left(host, &before);
+
         std::fs::write(host.directory().join("paperboat.yaml"), "kernel: /nonexistent/vmlinux\n").unwrap();
         let error = node.run_pod(node.pod_config("kernelless")).map(|pod| pod.id).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/vmlinux"), "{error}");
+        expect::nothing_left(host, &before);
+    }
+
+    #[test]
+    fn pods_reach_each_other() {
+        let node = node();
+        let host = node.host();
+        let before = host.leftovers();
+        let page = "mkdir /pages; cat /proc/sys/kernel/random/boot_id > /pages/index.html; exec httpd -f -p 80 -h /pages";
+        let server = node.run_pod(node.pod_config("server")).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+        let id = node.run(&server, container_config("server", &["sh", "-c", page])).unwrap();
+        let boot = asked(&node, &id, "cat /proc/sys/kernel/random/boot_id");
+        let client = node.run_pod(node.pod_config("client")).unwrap();
+        let id = node.run(&client, container_config("client", &["sleep", "1000"])).unwrap();
+        let address = node.pod_status(&server).unwrap().network.ip.clone();
+        let fetch = format!("until wget -q -T 10 -O - http://{address}/; do sleep 1; done");
+        assert_eq!(asked(&node, &id, &fetch), boot);
+        node.remove_pod(&client).unwrap();
+        node.remove_pod(&server).unwrap();
         expect::nothing_left(host, &before);
     }
 }

@@ -20,6 +20,7 @@ mod report;
 mod service;
 mod streams;
 mod sys;
+mod sysctl;
 mod transport;
 
 use std::path::{Path, PathBuf};

@@ -20,10 +20,13 @@ use crate::names::NameError;
 use crate::network::Network;
 use crate::process::{Ended, Process};
 use crate::streams::{StreamError, window_size};
-use crate::sys;
+use crate::{sys, sysctl};
 
 /// Longest host name, HOST_NAME_MAX of Linux.
 const HOSTNAME_MAX: usize = 64;
+
+/// Settings of one pod: beyond what anybody sets by hand.
+const SYSCTLS_MAX: usize = 256;
 
 /// The service.
 pub struct Service {
@@ -99,6 +102,17 @@ impl Service {
     }
 }
 
+fn set_sysctls(request: &HelloRequest) -> ttrpc::Result<()> {
+    let count = request.sysctls.len();
+    if count > SYSCTLS_MAX {
+        return Err(refusal(Code::INVALID_ARGUMENT, format!("{count} sysctls (at most {SYSCTLS_MAX})")));
+    }
+    for (name, value) in &request.sysctls {
+        sysctl::set(name, value).map_err(|error| refusal(Code::INVALID_ARGUMENT, error.to_string()))?;
+    }
+    Ok(())
+}
+
 fn refusal(code: Code, text: String) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(get_status(code, text))
 }
@@ -138,6 +152,7 @@ impl agent_ttrpc::Agent for Service {
         }
         if self.owns_machine {
             self.set_up_machine(&request);
+            set_sysctls(&request)?;
         }
         crate::info!("hello");
         Ok(HelloResponse {

@@ -1,6 +1,7 @@
 //! Drives the agent of a machine that was started by hand: `drive_agent VSOCK ID` creates and starts the container whose files are
 //! at containers/ID in the machine's share, and tells its exit status. For looking at guest and machine without containerd.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: drive_agent VSOCK ID".into());
     };
     let agent = loop {
-        match Agent::connect(Path::new(&vsock), &id).await {
+        match Agent::connect(Path::new(&vsock), &id, &HashMap::new()).await {
             Ok(agent) => break agent,
             Err(error) => eprintln!("waiting: {error}"),
         }

@@ -1,6 +1,7 @@
 //! The connection to the guest's agent. Its answers come from the guest and are not trusted: every call has a time limit, every
 //! text a length limit, and nothing it says can do more than end its own pod.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -135,8 +136,8 @@ pub async fn connect(vsock: &Path, port: u32) -> Result<UnixStream, AgentError> 
 }
 
 impl Agent {
-    /// Connects and says hello: versions are compared, the guest gets time, entropy and the pod's name.
-    pub async fn connect(vsock: &Path, hostname: &str) -> Result<Self, AgentError> {
+    /// Connects and says hello: versions are compared, the guest gets time, entropy, the pod's name and its settings.
+    pub async fn connect(vsock: &Path, hostname: &str, sysctls: &HashMap<String, String>) -> Result<Self, AgentError> {
         let stream = connect(vsock, AGENT_PORT).await?;
         let client = AgentClient::new(Client::new(Socket::from(stream)));
         let mut entropy = vec![0; ENTROPY_BYTES];
@@ -148,6 +149,7 @@ impl Agent {
             unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             entropy,
             hostname: hostname.into(),
+            sysctls: sysctls.clone(),
             ..Default::default()
         };
         let answer = client.hello(limit(CALL_TIMEOUT), &request).await.map_err(|error| failed("hello", &error))?;

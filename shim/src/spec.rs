@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use paperboat_protocol::{MEMORY_MOUNT, SHARE_MOUNT};
 use serde::Deserialize;
@@ -138,6 +139,8 @@ struct LinuxView {
     namespaces: Vec<NamespaceView>,
     cgroups_path: String,
     resources: Option<Resources>,
+    #[serde(deserialize_with = "nullable")]
+    sysctl: HashMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -265,6 +268,12 @@ impl Spec {
         self.view.linux.iter().flat_map(|linux| &linux.namespaces)
     }
 
+    /// Settings of the whole pod: a sandbox's, in whose namespaces the pod's containers live. A single container's are its own.
+    pub fn pod_sysctls(&self) -> &HashMap<String, String> {
+        static NONE: LazyLock<HashMap<String, String>> = LazyLock::new(HashMap::new);
+        self.view.linux.as_ref().filter(|_| self.role() == Role::Sandbox).map_or(&NONE, |linux| &linux.sysctl)
+    }
+
     /// The container's cgroup as the client names it; empty when it does not.
     pub fn cgroups_path(&self) -> &str {
         self.view.linux.as_ref().map_or("", |linux| &linux.cgroups_path)
@@ -371,6 +380,17 @@ mod tests {
             "io.kubernetes.cri.sandbox-id": "pod", "io.kubernetes.cri.container-type": "container"}}));
         assert_eq!((member.sandbox_id(), member.role()), (Some("pod"), Role::Member));
         assert_eq!((spec(json!({})).sandbox_id(), spec(json!({})).role()), (None, Role::Single));
+    }
+
+    #[test]
+    fn the_pods_settings_are_its_sandboxs() {
+        let of = |kind: &str| {
+            let linux = json!({"sysctl": {"net.ipv4.ip_forward": "1"}});
+            let spec = spec(json!({"annotations": {"io.kubernetes.cri.container-type": kind}, "linux": linux}));
+            spec.pod_sysctls().get("net.ipv4.ip_forward").cloned()
+        };
+        assert_eq!((of("sandbox"), of("container")), (Some("1".to_owned()), None));
+        assert!(spec(json!({"linux": {"sysctl": null}})).pod_sysctls().is_empty());
     }
 
     #[test]

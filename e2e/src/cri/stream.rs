@@ -1,12 +1,9 @@
 //! Exec, attach and port-forward: containerd answers each with the URL of a stream, here spoken as a web socket whose messages begin
 //! with the number of a channel (`v4.channel.k8s.io`).
 
-use std::fs::File;
 use std::net::TcpStream;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
@@ -45,13 +42,7 @@ impl Stream {
         let failed = |what: String| Error::Command { command: format!("web socket {url}"), output: what };
         let address = url.strip_prefix("http://").ok_or_else(|| failed("not http".into()))?;
         let server = address.split('/').next().unwrap_or_default().to_owned();
-        let namespace = File::open(format!("/proc/{}/ns/net", host.containerd_pid())).map_err(io("containerd's namespace"))?;
-        // A thread of its own, for a thread does not come back.
-        let connecting = thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            TcpStream::connect(&server)
-        });
-        let connection = connecting.join().map_err(|_| failed("the connecting thread failed".into()))?.map_err(io(url))?;
+        let connection = host.inside(move || TcpStream::connect(&server))?;
         connection.set_read_timeout(Some(POLL)).map_err(io(url))?;
         let mut request = format!("ws://{address}").into_client_request().map_err(|error| failed(error.to_string()))?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(PROTOCOL));

@@ -16,7 +16,7 @@ use super::program::SpecProgram;
 use super::spec::{self, Place};
 use super::{HelperError, chain, devices};
 use crate::report::{Report, Reporter, receive_terminal};
-use crate::sys;
+use crate::{sys, sysctl};
 
 /// What to make.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub fn run(order: &CreateOrder, reporter: Reporter) -> Result<(), HelperError> {
         crate::warn!("left out container={} what={note:?}", order.id);
     }
     for (key, value) in &leftover.sysctls {
-        set_sysctl(key, value)?;
+        sysctl::set(key, value)?;
     }
     let file = order.directory.join(SPEC_FILE);
     let text = serde_json::to_vec(&spec).map_err(|source| HelperError::Json { path: file.clone(), source })?;
@@ -101,30 +101,6 @@ pub fn run(order: &CreateOrder, reporter: Reporter) -> Result<(), HelperError> {
 /// Where libcontainer's init of container `id` listens for the start, below the agent's directory of it.
 pub fn notify_socket(directory: &Path, id: &str) -> PathBuf {
     directory.join(STATE_DIRECTORY).join(id).join("notify.sock")
-}
-
-fn set_sysctl(key: &str, value: &str) -> Result<(), HelperError> {
-    // A dotted key may hold a slash for a dot in a name, and the other way round when written with slashes.
-    let path: String = if key.find('/').is_some_and(|slash| key.find('.').is_none_or(|dot| slash < dot)) {
-        key.to_owned()
-    } else {
-        key.chars()
-            .map(|c| {
-                if c == '.' {
-                    '/'
-                } else if c == '/' {
-                    '.'
-                } else {
-                    c
-                }
-            })
-            .collect()
-    };
-    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(HelperError::Value { field: "linux.sysctl", value: key.into() });
-    }
-    let path = Path::new("/proc/sys").join(path);
-    fs::write(&path, value).map_err(|source| HelperError::Io { what: "setting", path, source })
 }
 
 /// Gives the pipes on the standard streams to the container's user, so that it may open /dev/stdout anew.

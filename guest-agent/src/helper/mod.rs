@@ -58,6 +58,9 @@ pub enum HelperError {
     /// Device rules that do not hold.
     #[error(transparent)]
     Devices(#[from] devices::DeviceError),
+    /// A setting of the pod's namespaces.
+    #[error(transparent)]
+    Sysctl(#[from] crate::sysctl::SysctlError),
     /// A program that cannot run.
     #[error(transparent)]
     Program(#[from] program::ProgramError),

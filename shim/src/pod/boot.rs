@@ -68,7 +68,7 @@ impl Pod {
         let machine = Machine::start(config, paths, id, spec).await?;
         let booted = async {
             let network = Network::open(paths, &spec.network_namespace(), machine.pid()).await?;
-            Ok((network, boot_agent(config, paths, &machine, ready, spec.hostname()).await?))
+            Ok((network, boot_agent(config, paths, &machine, ready, spec).await?))
         };
         let (network, agent) = match booted.await {
             Ok(both) => both,
@@ -113,15 +113,15 @@ async fn boot_agent(
     paths: &PodPaths,
     machine: &Machine,
     ready: UnixListener,
-    hostname: &str,
+    spec: &Spec,
 ) -> Result<Agent, PodError> {
     let vsock = paths.vsock_socket();
     // A specification without a host name means the host's, as in a namespace nobody named.
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    let hostname = if hostname.is_empty() { host() } else { hostname.to_owned() };
+    let hostname = if spec.hostname().is_empty() { host() } else { spec.hostname().to_owned() };
     let boot = async {
         agent::wait_ready(ready).await?;
-        Agent::connect(&vsock, &hostname).await
+        Agent::connect(&vsock, &hostname, spec.pod_sysctls()).await
     };
     let limit = config.boot_timeout();
     let booted = tokio::select! {

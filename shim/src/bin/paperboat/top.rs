@@ -251,7 +251,7 @@ async fn act(screen: &mut Screen, action: Action, pod: &Pod) -> Result<String, F
         Action::Stop => {
             let failed = |source| Failure::Agent { pod: id.clone(), source };
             // No host name: the guest keeps the one it has.
-            let agent = Agent::connect(&pod.paths.vsock_socket(), "").await.map_err(failed)?;
+            let agent = Agent::connect(&pod.paths.vsock_socket(), "", &HashMap::new()).await.map_err(failed)?;
             agent.shutdown(STOP_PATIENCE).await;
             Ok(format!("{id}: asked to power off"))
         }

@@ -2,100 +2,24 @@
 
 #![forbid(unsafe_code)]
 
+mod networks;
+mod ship;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use paperboat_e2e::command::{COMMAND_TIMEOUT, finish};
-use paperboat_e2e::docker::Docker;
 use paperboat_e2e::guest::PROOF_SCRIPT;
-use paperboat_e2e::host::{RUNTIME, image};
-use paperboat_e2e::leaks::Leftovers;
+use paperboat_e2e::host::image;
 use paperboat_e2e::products::Docker as Release;
 use paperboat_e2e::{Output, expect};
-
-/// What becomes of a container shows within this time.
-const NOTICE_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Pause between two looks.
-const POLL: Duration = Duration::from_millis(100);
+use ship::Ship;
 
 /// Runs until it is told to end, and then says so.
 const SERVICE: &str = "trap 'echo told; exit 5' TERM; echo begun; while true; do sleep 0.2; done";
-
-/// A Docker with one way of running busybox.
-struct Ship {
-    docker: Docker,
-    before: Leftovers,
-    options: Vec<String>,
-}
-
-impl Ship {
-    fn start(release: Release) -> Self {
-        Self::start_with(release, "{}", &["--runtime", RUNTIME, "--network", "none"])
-    }
-
-    fn start_with(release: Release, daemon: &str, options: &[&str]) -> Self {
-        let docker = Docker::start_with(release, "", daemon).unwrap_or_else(|error| panic!("{error}"));
-        let before = docker.host().leftovers();
-        Self { docker, before, options: options.iter().map(|&option| option.to_owned()).collect() }
-    }
-
-    fn docker(&self, arguments: &[&str]) -> Output {
-        self.docker.docker(arguments).unwrap()
-    }
-
-    /// The same, and it must go well. Returns what it printed.
-    #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.docker(arguments);
-        assert_eq!(output.code(), Some(0), "{arguments:?}: {output:#?}\n{}", self.docker.host().log());
-        output.stdout
-    }
-
-    fn words<'a>(&'a self, options: &[&'a str], image: &'a str, command: &[&'a str]) -> Vec<&'a str> {
-        let own = self.options.iter().map(String::as_str);
-        ["run"].into_iter().chain(own).chain(options.iter().copied()).chain([image]).chain(command.iter().copied()).collect()
-    }
-
-    fn run(&self, options: &[&str], command: &[&str]) -> Output {
-        self.docker(&self.words(options, &image("busybox"), command))
-    }
-
-    /// Runs a script in a container of its own to a good end, and returns what it printed.
-    #[track_caller]
-    fn script(&self, options: &[&str], script: &str) -> String {
-        let output = self.run(&[options, &["--rm"]].concat(), &["sh", "-c", script]);
-        assert_eq!(output.code(), Some(0), "{script}: {output:#?}\n{}", self.docker.host().log());
-        output.stdout.trim_end().to_owned()
-    }
-
-    #[track_caller]
-    fn exec(&self, name: &str, script: &str) -> String {
-        self.done(&["exec", name, "sh", "-c", script]).trim_end().to_owned()
-    }
-
-    fn inspect(&self, name: &str, format: &str) -> String {
-        self.done(&["inspect", "--format", format, name]).trim_end().to_owned()
-    }
-
-    #[track_caller]
-    fn wait_until(&self, name: &str, format: &str, wanted: &str) {
-        let deadline = Instant::now() + NOTICE_TIMEOUT;
-        while self.inspect(name, format) != wanted {
-            assert!(Instant::now() < deadline, "{format} is {}, not {wanted}", self.inspect(name, format));
-            thread::sleep(POLL);
-        }
-    }
-
-    #[track_caller]
-    fn expect_nothing_left(&self) {
-        expect::nothing_left(self.docker.host(), &self.before);
-    }
-}
 
 /// Runs a command with text as its standard input.
 fn fed(mut command: Command, text: &str) -> Output {
@@ -175,6 +99,9 @@ fn a_container_lives_in_the_background() {
 
 /// Part of `cargo xtask test --all`.
 mod slow {
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
 
     /// All ways to name the runtime lead to it.
