@@ -122,10 +122,11 @@ fn proof(host: &Host) -> Result<bool, Error> {
 }
 
 fn debian(host: &Host) -> Result<bool, Error> {
-    let script = "grep PRETTY_NAME /etc/os-release; getconf PAGE_SIZE; \
+    let script = "grep PRETTY_NAME /etc/os-release; uname -rm; grep -e ^cpu -e ^MMU /proc/cpuinfo; getconf PAGE_SIZE; \
                   python3 -c 'import platform; print(platform.machine(), sum(n * n for n in range(1000)))'";
     let output = show(host, &[], "debian", "debian", &["sh", "-c", script])?;
-    Ok(output.code() == Some(0) && output.stdout.contains("65536") && output.stdout.contains("ppc64le 332833500"))
+    let wanted = ["trixie", "-paperboat ppc64le", "POWER9", "Hash", "65536", "ppc64le 332833500"];
+    Ok(output.code() == Some(0) && wanted.iter().all(|word| output.stdout.contains(word)))
 }
 
 /// A pod that goes on in the background until it is ended.

@@ -130,6 +130,25 @@ fn a_running_pod_is_listed_counted_and_explained() {
     expect_words(&host, &from("kernel"), &["paperboat.yaml"]);
     expect_words(&host, &from("guest_log_level"), &["warn", "default"]);
 
+    // Every view has a form for programs, and none a colour where no terminal is.
+    for arguments in [&["check"][..], &["ps"], &["stats"], &["config", "show"], &["version"]] {
+        let output = paperboat(&host, &[arguments, &["--json"]].concat());
+        assert!(serde_json::from_str::<serde_json::Value>(&output.stdout).is_ok(), "{arguments:?}: {output:?}");
+    }
+    for arguments in [&["logs", "first"][..], &["trace", "first", "--interval", "0.1", "--count", "2"]] {
+        let output = paperboat(&host, &[arguments, &["--json"]].concat());
+        assert_eq!(output.code(), Some(0), "{output:?}");
+        let lines: Vec<&str> = output.stdout.lines().collect();
+        let objects = serde_json::Deserializer::from_str(&output.stdout).into_iter::<serde_json::Value>();
+        assert!(lines.len() >= 2 && objects.into_iter().all(|object| object.is_ok()), "{output:?}");
+    }
+    for source in ["console", "agent", "machine", "shim"] {
+        let output = paperboat(&host, &["logs", "first", "--from", source]);
+        assert_eq!(output.code(), Some(0), "{source}: {output:?}");
+        assert!(!output.stdout.contains('\x1b'), "{source}: {output:?}");
+    }
+    expect_words(&host, &paperboat(&host, &["logs", "first", "--from", "agent"]).stdout, &["listening"]);
+
     let missing = paperboat(&host, &["stats", "second"]);
     assert_eq!(missing.code(), Some(1));
     expect_words(&host, &missing.stderr, &["no pod second", "paperboat ps"]);

@@ -108,6 +108,19 @@ fn the_map_has_every_page() {
 }
 
 #[test]
+fn the_recorded_tour_is_the_tour() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let tour = std::fs::read_to_string(root.join("e2e/src/demo.rs")).unwrap();
+    let recording = std::fs::read_to_string(root.join("docs/demo.md")).unwrap();
+    let steps: Vec<&str> = tour.split("guide.step(\"").skip(1).map(|rest| rest.split('"').next().unwrap_or_default()).collect();
+    assert!(steps.len() >= 7, "{steps:?}");
+    for (index, step) in steps.iter().enumerate() {
+        let heading = format!("# {}. {step}\n", index + 1);
+        assert!(recording.contains(&heading), "docs/demo.md does not show {heading:?}: record the tour again");
+    }
+}
+
+#[test]
 fn the_command_line_is_consistent() {
     use clap::CommandFactory;
     Cli::command().debug_assert();
