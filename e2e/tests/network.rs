@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use paperboat_e2e::expect;
-use paperboat_e2e::host::image;
+use paperboat_e2e::host::{RUNTIME, finish, image};
 use paperboat_e2e::net::{HOST_V4, HOST_V6, Net, WEB_PORT};
-use paperboat_e2e::{Host, leaks};
+use paperboat_e2e::spec::Rootfs;
+use paperboat_e2e::{Host, Running, leaks, products};
+use serde_json::json;
 
 /// A container sees a new interface within this time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -143,6 +145,109 @@ fn interfaces_come_and_go_while_a_pod_runs() {
 }
 
 #[test]
+fn localhost_of_the_namespace_leads_into_the_pod() {
+    let host = host();
+    let mut net = Net::new().unwrap();
+    let pod = net.pod(6).unwrap();
+    net.inside_pod(6, "ip neighbour add 10.88.0.99 lladdr 02:00:00:00:00:99 dev eth0 nud permanent").unwrap();
+    let before = host.leftovers();
+    let script = "mkdir /tmp/four /tmp/six; head -c 300000 /dev/zero > /tmp/four/page; echo six > /tmp/six/page
+        httpd -p 127.0.0.1:8080 -h /tmp/four; httpd -p '[::1]:8081' -h /tmp/six; exec sleep 1000";
+    let web = Running::start(&host, "web", &["--with-ns", &in_namespace(&pod)], &["sh", "-c", script]).unwrap();
+
+    // As the kubelet's port-forward does: enter the namespace on the host, dial localhost.
+    let got = net
+        .inside_pod(
+            6,
+            "get() { busybox wget -qO- $1; }
+             for i in $(seq 300); do get http://127.0.0.1:8080/page >/dev/null 2>&1 && get http://127.0.0.1:8081/page >/dev/null 2>&1 && break; sleep 0.2; done
+             get http://127.0.0.1:8080/page | wc -c; get http://[::1]:8080/page | wc -c; get http://127.0.0.1:8081/page
+             get http://127.0.0.1:9/page 2>/dev/null || echo nobody there",
+        )
+        .unwrap();
+    assert_eq!(got, "300000\n300000\nsix\nnobody there\n");
+    // Both ways at once, each side's end told to the other.
+    let counted = thread::scope(|scope| {
+        let count = scope.spawn(|| web.shell("count", "nc -l -p 8082 -e sh -c 'echo counted $(wc -c)' </dev/null").unwrap());
+        let send = "for i in $(seq 300); do
+            answer=$(head -c 1000000 /dev/zero | busybox nc 127.0.0.1 8082 2>/dev/null) && [ -n \"$answer\" ] && break; sleep 0.2; done; echo $answer";
+        let answer = net.inside_pod(6, send).unwrap();
+        count.join().unwrap();
+        answer
+    });
+    assert_eq!(counted, "counted 1000000\n");
+
+    // What the namespace has, and nothing of the machine's own.
+    assert_eq!(web.shell("links", "ls /sys/class/net; ip -o link | wc -l").unwrap(), "eth0\nlo\n2\n");
+    let neighbour = web.shell("neighbours", "ip neigh show 10.88.0.99").unwrap();
+    assert!(neighbour.contains("02:00:00:00:00:99") && neighbour.contains("PERMANENT"), "{neighbour}");
+    web.remove().unwrap();
+    let refused = net.inside_pod(6, "busybox wget -qO- http://127.0.0.1:8080/page 2>&1 || true").unwrap();
+    assert!(refused.contains("refused"), "{refused}");
+    expect_clean(&net, 6);
+    expect::nothing_left(&host, &before);
+}
+
+#[test]
+fn hooks_and_cni_set_up_the_namespace_that_the_runtime_makes() {
+    let host = host();
+    let before = host.leftovers();
+    let rootfs = Rootfs::mount(&host).unwrap();
+    let directory = host.directory().display().to_string();
+    // As Docker's: it learns a process id, and finds the pod's network namespace by it.
+    let hook = format!(
+        "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); readlink /proc/$pid/ns/net /proc/self/ns/net > {directory}/namespaces
+         ip link add hook0 type veth peer name eth0 netns $pid; ip link set hook0 up; ip address add 10.77.0.1/24 dev hook0
+         nsenter --net=/proc/$pid/ns/net sh -c 'ip link set eth0 up; ip address add 10.77.0.2/24 dev eth0'; ip -o link show up > {directory}/links"
+    );
+    let last = format!("touch {directory}/poststop");
+    let spec = rootfs.spec(&["sh", "-c", "ip -o address; ping -c 1 -W 60 10.77.0.1"], |spec| {
+        let sh = |script: &str| json!([{"path": "/bin/sh", "args": ["sh", "-ec", script], "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}]);
+        spec["hooks"] = json!({"prestart": sh(&hook), "poststop": sh(&last)});
+        spec["process"]["capabilities"] = json!({"bounding": ["CAP_NET_RAW"], "effective": ["CAP_NET_RAW"], "permitted": ["CAP_NET_RAW"]});
+    });
+    let path = rootfs.write("hooked", &spec).unwrap();
+    let fifos = host.directory().join("fifo").display().to_string();
+    let arguments = ["run", "--rm", "--runtime", RUNTIME, "--fifo-dir", &fifos, "--config"];
+    let output = host.ctr(&[&arguments[..], &[&path.display().to_string(), "hooked"]].concat()).unwrap();
+    expect::code(&host, &output, 0);
+    expect::words(&host, &output.stdout, &["10.77.0.2/24", "1 packets received"]);
+    let namespaces = std::fs::read_to_string(host.directory().join("namespaces")).unwrap();
+    let namespaces: Vec<&str> = namespaces.lines().collect();
+    assert!(namespaces.len() == 2 && namespaces[0] != namespaces[1], "a namespace of the pod's own: {namespaces:?}");
+    let links = std::fs::read_to_string(host.directory().join("links")).unwrap();
+    assert!(links.contains("hook0"), "{links}");
+    assert!(host.directory().join("poststop").exists());
+    drop(rootfs);
+
+    // `ctr run --cni` looks in two fixed places: it gets them in a mount namespace of its own.
+    let network = format!(
+        r#"{{"cniVersion": "0.4.0", "name": "ctr", "plugins": [{{"type": "bridge", "bridge": "cni0", "isGateway": true,
+            "ipam": {{"type": "host-local", "dataDir": "{directory}/ipam", "ranges": [[{{"subnet": "10.78.0.0/16"}}]],
+            "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}"#
+    );
+    std::fs::create_dir_all(host.directory().join("cni/etc/cni/net.d")).unwrap();
+    std::fs::write(host.directory().join("cni/etc/cni/net.d/10-ctr.conflist"), network).unwrap();
+    let places = format!(
+        "mkdir {directory}/cni/work; mount -t overlay overlay -o lowerdir=/etc,upperdir={directory}/cni/etc,workdir={directory}/cni/work /etc
+         mount -t tmpfs tmpfs /opt; mkdir -p /opt/cni/bin; mount --bind {plugins} /opt/cni/bin; exec \"$@\"",
+        plugins = products::cni().unwrap().display()
+    );
+    let script = "ip -o address show dev eth0; ip route; ping -c 1 -W 60 10.78.0.1; ip -o link | wc -l";
+    let run = host.run_command(&["--cni"], &image("busybox"), "plugged", &["sh", "-c", script]);
+    let mut command = host.command_inside("unshare");
+    command.args(["--mount", "sh", "-ec", &places, "sh"]).arg(run.get_program()).args(run.get_args());
+    let output = finish(command, PATIENCE).unwrap();
+    expect::code(&host, &output, 0);
+    expect::words(&host, &output.stdout, &["10.78.0.", "default via 10.78.0.1 dev eth0", "1 packets received"]);
+    let mut list = host.command_inside("ip");
+    list.args(["-o", "link"]);
+    let links = finish(list, PATIENCE).unwrap().stdout;
+    assert!(!links.contains("veth") && !links.contains("hook0") && !links.contains("paperboat"), "left behind: {links}");
+    expect::nothing_left(&host, &before);
+}
+
+#[test]
 fn a_killed_shim_leaves_nothing_in_the_namespace() {
     let host = host();
     let mut net = Net::new().unwrap();
@@ -186,5 +291,9 @@ fn a_namespace_without_interfaces_has_loopback_and_the_hosts_is_refused() {
     let refused = host.run_with(&["--net-host"], &image("busybox"), "greedy", &["true"]).unwrap();
     expect::code(&host, &refused, 1);
     expect::words(&host, &refused.stderr, &["network namespace", "--network host"]);
+    let by_path = format!("network:/proc/{}/ns/net", host.containerd_pid());
+    let refused = host.run_with(&["--with-ns", &by_path], &image("busybox"), "sly", &["true"]).unwrap();
+    expect::code(&host, &refused, 1);
+    expect::words(&host, &refused.stderr, &["the host's own network namespace"]);
     expect::nothing_left(&host, &before);
 }

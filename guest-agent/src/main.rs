@@ -9,6 +9,7 @@ mod boot;
 mod cgroup;
 mod container;
 mod debug;
+mod forward;
 mod helper;
 mod log;
 mod mounts;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use paperboat_protocol::agent_ttrpc::create_agent;
 use paperboat_protocol::debug::DEBUG_PORT;
+use paperboat_protocol::forward::FORWARD_PORT;
 use paperboat_protocol::{AGENT_PORT, READY_MESSAGE, READY_PORT, SHARE_MOUNT, STREAM_PORT};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -154,6 +156,7 @@ fn serve(surroundings: Surroundings) -> Result<(), AgentFailure> {
             network: Network::default(),
             shutdown,
         };
+        tokio::spawn(forward::serve(transport.listen(FORWARD_PORT).map_err(failed("forward port"))?));
         let stream_listener = transport.listen(STREAM_PORT).map_err(failed("stream port"))?;
         let agent_listener = transport.listen(AGENT_PORT).map_err(failed("agent port"))?;
         tokio::spawn(streams.serve(stream_listener));

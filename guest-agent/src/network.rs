@@ -1,14 +1,17 @@
 //! The guest's network: made what the shim describes, which read it from the pod's network namespace on the host.
 //!
-//! Interfaces are the machine's network slots, found by the hardware address they were born with. What was described before is remembered,
+//! Interfaces are the machine's network slots, found by the hardware address they were born with. Slots that nothing is bound to are parked in
+//! a network namespace where no container sees them. What was described before is remembered,
 //! so that a new description changes the difference only, and never what a container set up by itself.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 use paperboat_netlink::{Address, Connection, Link, LinkChange, Mac, Neighbour, NetlinkError, Route, RouteKind, Via};
 use paperboat_protocol::agent::network_route::Kind;
 use paperboat_protocol::agent::{NetworkAddress, NetworkInterface, NetworkNeighbour, NetworkRoute, SetNetworkRequest};
@@ -59,6 +62,9 @@ pub enum NetworkError {
     /// The kernel refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// No namespace for slots that nothing is bound to.
+    #[error("a network namespace for idle slots: {0}")]
+    Parking(#[source] io::Error),
     /// No conversation with the kernel.
     #[error("rtnetlink: {0}")]
     Socket(#[from] io::Error),
@@ -79,9 +85,66 @@ struct Applied {
     neighbours: Vec<Neighbour>,
 }
 
+/// Where idle slots are: a network namespace that only this holds.
+struct Parking {
+    namespace: OwnedFd,
+    kernel: Connection,
+}
+
+impl Parking {
+    fn open() -> Result<Self, NetworkError> {
+        // A thread of its own: this one stays in the pod's namespace.
+        let made = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            Ok(Self { namespace: fs::File::open("/proc/thread-self/ns/net")?.into(), kernel: Connection::open()? })
+        });
+        made.join().unwrap_or_else(|_| Err(io::Error::other("its thread ended early"))).map_err(NetworkError::Parking)
+    }
+
+    /// Brings the slots that are described back.
+    fn release(&mut self, interfaces: &[NetworkInterface]) -> Result<(), NetworkError> {
+        let parked = self.kernel.links()?;
+        let described = |link: &&Link| {
+            let mac = link.permanent_mac.filter(|_| slot_of(link).is_some());
+            mac.is_some_and(|mac| interfaces.iter().any(|interface| interface.permanent_mac == mac))
+        };
+        let released: Vec<&Link> = parked.iter().filter(described).collect();
+        if !released.is_empty() {
+            let pods = fs::File::open("/proc/self/ns/net")?;
+            for link in released {
+                self.kernel.move_link(link.index, pods.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in the slots that are not wanted, and the names of those that are wanted under another one: interfaces exchange names, so
+    /// first each that changes gives up its own.
+    fn take_in(&self, kernel: &mut Connection, links: &[Link], wanted: &[Wanted<'_>]) -> Result<(), NetworkError> {
+        for (link, slot) in links.iter().filter_map(|link| Some((link, slot_of(link)?))) {
+            let wanted = wanted.iter().find(|wanted| wanted.link.index == link.index);
+            let idle = idle_name(slot);
+            if wanted.is_none_or(|wanted| wanted.described.name != link.name) && (link.up || link.name != idle) {
+                kernel.change_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() })?;
+                kernel.change_link(link.index, &LinkChange { name: Some(&idle), ..LinkChange::default() })?;
+            }
+            if wanted.is_none() {
+                kernel.move_link(link.index, self.namespace.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    applied: Applied,
+    parking: Option<Parking>,
+}
+
 /// The guest's network.
 #[derive(Default)]
-pub struct Network(Mutex<Applied>);
+pub struct Network(Mutex<State>);
 
 /// An interface that is to be.
 struct Wanted<'a> {
@@ -97,21 +160,19 @@ impl Network {
     /// [`NetworkError`], for the first thing that failed; what was done until then stays.
     pub fn set(&self, request: &SetNetworkRequest) -> Result<(), NetworkError> {
         // Whole lists: a panic elsewhere leaves them usable.
-        let mut applied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         check_limits(request)?;
+        let State { applied, parking } = &mut *state;
+        let parking = match parking {
+            Some(parking) => parking,
+            None => parking.insert(Parking::open()?),
+        };
+        parking.release(&request.interfaces)?;
         let mut kernel = Connection::open()?;
         let links = kernel.links()?;
         let wanted = request.interfaces.iter().map(|described| find(&links, described)).collect::<Result<Vec<_>, _>>()?;
         let (addresses, routes, neighbours) = objects(request, &wanted)?;
-        // Interfaces exchange names: first each that changes gives up its own.
-        for link in links.iter().filter(|link| slot_of(link).is_some()) {
-            let stays = wanted.iter().any(|wanted| wanted.link.index == link.index && wanted.described.name == link.name);
-            let idle = slot_of(link).map(idle_name).unwrap_or_default();
-            if !stays && (link.up || link.name != idle) {
-                kernel.change_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() })?;
-                kernel.change_link(link.index, &LinkChange { name: Some(&idle), ..LinkChange::default() })?;
-            }
-        }
+        parking.take_in(&mut kernel, &links, &wanted)?;
         // What goes, goes first: an address may move from one interface to another.
         for neighbour in applied.neighbours.iter().filter(|old| !neighbours.contains(old)) {
             gone_is_fine(kernel.remove_neighbour(neighbour))?;

@@ -97,7 +97,7 @@ pub struct Agent {
 }
 
 /// Text from the guest, made fit for logs.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).take(MAX_TEXT).collect()
 }
 

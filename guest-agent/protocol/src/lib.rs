@@ -2,6 +2,7 @@
 //! vsock handshake around them.
 
 pub mod debug;
+pub mod forward;
 
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));

@@ -9,12 +9,16 @@
 //!
 //! [`Network::refresh`] does 2 to 4 for the difference to what was there before, at every start of a container and whenever the namespace
 //! changes: interfaces may come and go at any time (`docker network connect`).
+//!
+//! [`forward`] leads the namespace's localhost into the guest.
 
 pub mod attach;
+pub mod forward;
 pub mod message;
 pub mod namespace;
 pub mod note;
 pub mod snapshot;
+mod steer;
 mod sys;
 
 use std::time::Duration;
@@ -26,9 +30,10 @@ use crate::machine::{Machine, MachineError};
 use crate::paths::PodPaths;
 use crate::spec::NetworkNamespace;
 use attach::Attachment;
+use forward::Forward;
 use namespace::{Changes, Namespace, NamespaceError};
 use note::Note;
-use paperboat_netlink::NetlinkError;
+use paperboat_netlink::{Connection, LinkChange, NetlinkError};
 use snapshot::Snapshot;
 
 /// Network interfaces that a machine is born with; they cost nothing but their place while nothing is bound to them.
@@ -63,6 +68,16 @@ pub enum NetworkError {
         /// Its name.
         interface: String,
     },
+    /// The host's own namespace.
+    #[error(
+        "pod network: {} is the host's own network namespace, which a micro-VM cannot share: give the pod a namespace of its own, and publish \
+         ports",
+        path.display()
+    )]
+    Host {
+        /// Its file.
+        path: std::path::PathBuf,
+    },
     /// More interfaces than the machine has slots.
     #[error("pod network: no slot for interface {interface}: a machine has {SLOTS}")]
     NoSlot {
@@ -81,8 +96,11 @@ pub enum NetworkError {
 #[derive(Default)]
 struct State {
     attachments: Vec<Attachment>,
-    told: Snapshot,
+    /// What the agent was told last.
+    told: Option<Snapshot>,
     closed: bool,
+    /// Absent where the host's kernel cannot do it.
+    forward: Option<Forward>,
 }
 
 /// The network of one pod.
@@ -101,11 +119,21 @@ impl Network {
     pub async fn open(paths: &PodPaths, wanted: &NetworkNamespace, pid: u32) -> Result<Self, NetworkError> {
         let namespace = Namespace::of_process(pid)?;
         let changes = namespace.changes().await?;
-        if let NetworkNamespace::Path(path) = wanted {
+        match wanted {
+            NetworkNamespace::Path(path) if is_hosts(&namespace)? => return Err(NetworkError::Host { path: path.clone() }),
             // A namespace that outlives the machine is tidied up by `delete` too.
-            Note::new(path, &namespace)?.write(paths)?;
+            NetworkNamespace::Path(path) => Note::new(path, &namespace)?.write(paths)?,
+            NetworkNamespace::Fresh => namespace.run(bring_up_loopback).await??,
         }
-        Ok(Self { namespace, paths: paths.clone(), changes, state: Mutex::default() })
+        let forward = Forward::open(&namespace, &paths.vsock_socket()).await;
+        if let Err(error) = &forward {
+            log::warn!(
+                "connections to localhost of the pod's network namespace (kubectl port-forward) do not reach its containers: {error}; \
+                 the host's kernel has to have BPF socket lookup: Linux 5.9 with CONFIG_BPF_SYSCALL and CONFIG_BPF_STREAM_PARSER"
+            );
+        }
+        let state = State { forward: forward.ok(), ..State::default() };
+        Ok(Self { namespace, paths: paths.clone(), changes, state: Mutex::new(state) })
     }
 
     /// Gives the guest what the namespace holds now.
@@ -118,7 +146,7 @@ impl Network {
             return Ok(());
         }
         let now = self.namespace.run(snapshot::read).await??;
-        if now == state.told {
+        if state.told.as_ref() == Some(&now) {
             return Ok(());
         }
         let State { attachments, told, .. } = &mut *state;
@@ -162,7 +190,7 @@ impl Network {
             log::info!("network interface {} is in slot {slot}", interface.name);
         }
         agent.set_network(message::of(&now, attachments)).await?;
-        *told = now;
+        *told = Some(now);
         Ok(())
     }
 
@@ -181,6 +209,7 @@ impl Network {
     pub async fn close(&self) {
         let mut state = self.state.lock().await;
         state.closed = true;
+        state.forward = None;
         for attachment in state.attachments.drain(..) {
             match self.namespace.run(move || attach::detach(&attachment)).await {
                 Ok(Ok(())) => {}
@@ -188,4 +217,25 @@ impl Network {
             }
         }
     }
+}
+
+/// Whether it is the namespace of this process, which containerd gave it, or of the host's first process.
+fn is_hosts(namespace: &Namespace) -> Result<bool, NetworkError> {
+    let failed = |source| NetworkError::Io { what: "network namespace".into(), source };
+    let identity = namespace.identity().map_err(failed)?;
+    let same = |path: &str| {
+        let other = Namespace::at(path.into()).ok().and_then(|other| other.identity().ok());
+        other == Some(identity)
+    };
+    Ok(same("/proc/self/ns/net") || same("/proc/1/ns/net"))
+}
+
+/// Whoever makes a namespace brings its loopback interface up.
+fn bring_up_loopback() -> Result<(), NetworkError> {
+    let failed = |source| NetworkError::Io { what: "rtnetlink".into(), source };
+    let mut kernel = Connection::open().map_err(failed)?;
+    for link in kernel.links()?.iter().filter(|link| link.loopback) {
+        kernel.change_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Work inside the pod's network namespace: in threads that enter it for one task and end with it, so that nothing else ever runs there.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -94,6 +94,12 @@ impl Namespace {
         let failed = |source| NetworkError::Io { what: "listen for changes".into(), source };
         let monitor = self.run(Monitor::open).await?.map_err(failed)?;
         Ok(Changes(sys::watch(monitor).map_err(failed)?))
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
