@@ -136,7 +136,7 @@ mod slow {
     /// Python's own tests of what a CPU can get wrong.
     fn python_tests(modules: &str) {
         let Some(mut machine) = with_programs() else { return };
-        let (output, status) = machine.command(&format!("p python3 -m test --timeout 1200 {modules} 2>&1"));
+        let (output, status) = machine.command(&format!("p python3 -m test -v --timeout 3000 {modules} 2>&1"));
         assert!(status == 0 && output.contains("Result: SUCCESS"), "{output}");
         power_off(machine);
     }

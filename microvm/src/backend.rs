@@ -8,6 +8,7 @@ use paperboat_kvm::host::{self, HostError};
 use paperboat_softcpu::{SoftVm, TraceConfig};
 
 pub use paperboat_softcpu::TraceFilter;
+pub use paperboat_softcpu::coverage::Coverage;
 
 /// Which backend the user wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,6 +31,9 @@ pub enum ChoiceError {
     /// KVM was asked for, and the host cannot.
     #[error("backend kvm: {source_text}; {cure}", source_text = chain(.0), cure = .0.cure())]
     Kvm(HostError),
+    /// Coverage was asked for under KVM.
+    #[error("backend kvm: coverage is counted by the software CPU only; use --backend soft")]
+    Coverage,
     /// The backend refused.
     #[error("the software CPU cannot be set up")]
     Soft(#[source] BackendError),
@@ -57,7 +61,7 @@ pub struct ChosenVm {
 }
 
 /// What the processor itself prints while it executes (software CPU only).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct CpuTrace {
     /// Every instruction.
     pub instructions: bool,
@@ -67,6 +71,8 @@ pub struct CpuTrace {
     pub hypercalls: bool,
     /// Which of them.
     pub filter: TraceFilter,
+    /// Where completed instructions are counted by row of the CPU's table.
+    pub coverage: Option<Arc<Coverage>>,
 }
 
 impl CpuTrace {
@@ -81,6 +87,7 @@ impl CpuTrace {
 /// [`ChoiceError`].
 pub fn create_vm(choice: BackendChoice, config: VmConfig, trace: CpuTrace) -> Result<ChosenVm, ChoiceError> {
     match choice {
+        BackendChoice::Kvm if trace.coverage.is_some() => Err(ChoiceError::Coverage),
         BackendChoice::Kvm => kvm(config),
         BackendChoice::Soft => soft(config, trace),
         BackendChoice::Auto => match auto(&config, &trace, host::probe) {
@@ -103,7 +110,8 @@ fn auto(config: &VmConfig, trace: &CpuTrace, probe: impl FnOnce() -> Result<Stri
     let soft_only = config.clock == ClockMode::Deterministic
         || config.budget_instructions.is_some()
         || trace.instructions
-        || trace.exceptions;
+        || trace.exceptions
+        || trace.coverage.is_some();
     if soft_only {
         return BackendChoice::Soft;
     }
@@ -128,9 +136,12 @@ fn kvm(config: VmConfig) -> Result<ChosenVm, ChoiceError> {
 
 fn soft(config: VmConfig, trace: CpuTrace) -> Result<ChosenVm, ChoiceError> {
     let vm = SoftVm::new(config).map_err(ChoiceError::Soft)?;
+    if let Some(coverage) = &trace.coverage {
+        vm.set_coverage(Arc::clone(coverage));
+    }
     if trace.is_on() {
         let writer: Arc<Mutex<dyn Write + Send>> = Arc::new(Mutex::new(std::io::stderr()));
-        let CpuTrace { instructions, exceptions: interrupts, hypercalls, filter } = trace;
+        let CpuTrace { instructions, exceptions: interrupts, hypercalls, filter, coverage: _ } = trace;
         vm.set_trace(TraceConfig { instructions, interrupts, hypercalls, filter, writer });
     }
     Ok(ChosenVm { vm: Arc::new(vm), name: "soft" })
@@ -145,7 +156,7 @@ fn chain(error: &HostError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paperboat_hypervisor::GuestRam;
+    use paperboat_hypervisor::{GuestRam, Processor};
 
     fn config() -> VmConfig {
         VmConfig {
@@ -154,6 +165,7 @@ mod tests {
             hpt_order: 18,
             clock: ClockMode::Host,
             budget_instructions: None,
+            processor: Processor::Native,
         }
     }
 

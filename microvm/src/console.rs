@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -29,6 +30,17 @@ const POLL_MS: u16 = 100;
 
 /// Written once when a console file is full.
 const FILE_FULL: &[u8] = b"\n[the console file is full; later output is in memory only]\n";
+
+/// A part of the output.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Position behind them, counted from the machine's start.
+    pub next: u64,
+    /// Nothing will follow.
+    pub ended: bool,
+}
 
 /// Where output goes besides memory.
 enum Sink {
@@ -92,7 +104,6 @@ impl Console {
                 return false;
             }
             state.backlog.extend(bytes);
-            self.shared.changed.notify_all();
         }
         if let Sink::File { file, written, limit } = &mut state.sink {
             let room = limit.saturating_sub(*written);
@@ -110,6 +121,7 @@ impl Console {
         state.total_bytes += bytes.len() as u64;
         let excess = state.tail.len().saturating_sub(TAIL_BYTES_MAX);
         state.tail.drain(..excess);
+        self.shared.changed.notify_all();
         true
     }
 
@@ -123,6 +135,22 @@ impl Console {
         let body = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         let cut = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(lines - 1);
         bytes[cut.map_or(0, |(position, _)| position + 1)..].to_vec()
+    }
+
+    /// At most `max` bytes of output from position `from` on, which is the end if it lies beyond it. Waits for the first of them up to `wait`.
+    /// What is no longer kept is passed over.
+    pub fn read_from(&self, from: u64, max: usize, wait: Duration) -> Piece {
+        let mut state = self.lock();
+        let from = from.min(state.total_bytes);
+        if state.total_bytes == from {
+            let nothing_new = |state: &mut State| state.total_bytes == from && !state.closing;
+            state = self.shared.changed.wait_timeout_while(state, wait, nothing_new).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let first_kept = state.total_bytes - state.tail.len() as u64;
+        let skip = from.saturating_sub(first_kept) as usize;
+        let bytes: Vec<u8> = state.tail.iter().skip(skip).take(max).copied().collect();
+        let next = from.max(first_kept) + bytes.len() as u64;
+        Piece { bytes, next, ended: state.closing && next == state.total_bytes }
     }
 
     /// The last `lines` lines as text.
@@ -195,7 +223,6 @@ fn drain(shared: &Shared, mut output: File) {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::time::Duration;
 
     #[test]
     fn the_tail_is_bounded_and_counted_in_lines() {
@@ -222,6 +249,29 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!(length, FILE_BYTES_MAX + FILE_FULL.len() as u64);
         assert_eq!(console.total_bytes(), 20 << 20);
+    }
+
+    #[test]
+    fn a_reader_follows_from_where_it_was() {
+        let console = Arc::new(Console::in_memory());
+        assert!(console.write(b"hello"));
+        let piece = |bytes: &[u8], next, ended| Piece { bytes: bytes.to_vec(), next, ended };
+        assert_eq!(console.read_from(1, 3, Duration::ZERO), piece(b"ell", 4, false));
+        assert_eq!(console.read_from(5, 9, Duration::ZERO), piece(b"", 5, false));
+        let other = Arc::clone(&console);
+        let reader = std::thread::spawn(move || other.read_from(u64::MAX, 9, Duration::from_secs(60)));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(console.write(b"!"));
+        assert_eq!(reader.join().unwrap(), piece(b"!", 6, false));
+        assert!(console.write(&[b'x'; TAIL_BYTES_MAX]));
+        let total = 6 + TAIL_BYTES_MAX as u64;
+        assert_eq!(console.read_from(2, 2, Duration::ZERO), piece(b"xx", 8, false), "what is gone is passed over");
+        let other = Arc::clone(&console);
+        let reader = std::thread::spawn(move || other.read_from(total, 9, Duration::from_secs(60)));
+        std::thread::sleep(Duration::from_millis(20));
+        console.close();
+        assert_eq!(reader.join().unwrap(), piece(b"", total, true));
+        assert!(!console.read_from(total - 2, 1, Duration::ZERO).ended);
     }
 
     #[test]

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use paperboat_hypervisor::ClockMode;
+use paperboat_hypervisor::{ClockMode, Processor};
 use paperboat_protocol::machine as api;
 use paperboat_protocol::machine_ttrpc::{self, create_machine};
 use protobuf::MessageField;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use ttrpc::asynchronous::TtrpcContext;
 
 use crate::backend::{BackendChoice, CpuTrace, create_vm};
@@ -29,6 +29,13 @@ use crate::virtio::net::{BindOptions, NetError, Nic, TunDevice};
 
 /// Console lines in the answer of `Wait`.
 const TAIL_LINES: usize = 40;
+
+/// Most bytes in an answer of `ReadConsole`.
+const READ_BYTES_MAX: usize = 64 << 10;
+/// Longest that `ReadConsole` waits: a reader whose connection is gone holds its thread no longer.
+const READ_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Readers of the console that may wait at once: each holds a thread.
+const READERS_MAX: usize = 8;
 
 /// Why `Start` fails.
 #[derive(Debug, thiserror::Error)]
@@ -127,12 +134,14 @@ pub struct Control {
     slot: Mutex<Slot>,
     /// True when the process is to end.
     quit: watch::Sender<bool>,
+    readers: Semaphore,
 }
 
 impl Control {
     /// A service without a machine.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { slot: Mutex::new(Slot::Empty), quit: watch::Sender::new(false) })
+        let readers = Semaphore::new(READERS_MAX);
+        Arc::new(Self { slot: Mutex::new(Slot::Empty), quit: watch::Sender::new(false), readers })
     }
 
     /// Ends the machine and asks the process to end: the lifeline is gone, a signal came.
@@ -242,6 +251,7 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
         memory_bytes: request.memory_bytes,
         clock: if request.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
         budget_instructions: None,
+        processor: Processor::Native,
         dma: if request.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console,
         trace: Trace::default(),
@@ -384,6 +394,26 @@ impl machine_ttrpc::Machine for Service {
     async fn console(&self, _: &TtrpcContext, request: api::ConsoleRequest) -> ttrpc::Result<api::ConsoleResponse> {
         let text = self.machine()?.console().tail(request.lines as usize);
         Ok(api::ConsoleResponse { text, ..Default::default() })
+    }
+
+    async fn read_console(&self, _: &TtrpcContext, request: api::ReadConsoleRequest) -> ttrpc::Result<api::ReadConsoleResponse> {
+        let machine = self.machine()?;
+        let too_many =
+            |_| refused(ttrpc::Code::RESOURCE_EXHAUSTED, format!("{READERS_MAX} readers wait for the console already"));
+        let permit = self.control.readers.try_acquire().map_err(too_many)?;
+        let wait = Duration::from_millis(request.wait_ms.into()).min(READ_WAIT_MAX);
+        let piece = blocking(move || machine.console().read_from(request.from, READ_BYTES_MAX, wait)).await?;
+        drop(permit);
+        Ok(api::ReadConsoleResponse { text: piece.bytes, next: piece.next, ended: piece.ended, ..Default::default() })
+    }
+
+    async fn type_console(&self, _: &TtrpcContext, request: api::TypeConsoleRequest) -> ttrpc::Result<api::TypeConsoleResponse> {
+        let machine = self.machine()?;
+        if machine.status() == Status::Ended {
+            return Err(state_error(&MachineError::State { status: Status::Ended }));
+        }
+        let taken = machine.type_in(&request.text) as u32;
+        Ok(api::TypeConsoleResponse { taken, ..Default::default() })
     }
 }
 

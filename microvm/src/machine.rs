@@ -16,7 +16,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use paperboat_hypervisor::{BackendError, ClockMode, EntryState, GuestRam, RamError, Vcpu, VcpuHandle, VcpuRegs, VmConfig};
+use paperboat_hypervisor::{
+    BackendError, ClockMode, EntryState, GuestRam, Processor, RamError, Vcpu, VcpuHandle, VcpuRegs, VmConfig,
+};
 
 use crate::backend::{ChoiceError, ChosenVm};
 use crate::boot::{self, BootError, BootMachine, BootSource, Topology, TreeError};
@@ -164,6 +166,8 @@ pub struct MachineConfig {
     pub clock: ClockMode,
     /// End after that many guest instructions per vCPU.
     pub budget_instructions: Option<u64>,
+    /// Which processor the guest finds.
+    pub processor: Processor,
     /// Where the terminal writes.
     pub console: Console,
     /// How devices reach memory.
@@ -248,6 +252,7 @@ impl Machine {
             hpt_order: hpt_order(memory_bytes),
             clock: config.clock,
             budget_instructions: config.budget_instructions,
+            processor: config.processor,
         })?;
         let console = Arc::new(config.console);
         let platform = Platform::new(PlatformParts {

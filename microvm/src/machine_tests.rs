@@ -29,6 +29,7 @@ fn config(name: &str, vcpus: u32) -> MachineConfig {
         memory_bytes: MEMORY,
         clock: ClockMode::Host,
         budget_instructions: None,
+        processor: Processor::Native,
         dma: DmaPolicy::Identity,
         console: Console::in_memory(),
         trace: Trace::default(),

@@ -160,6 +160,64 @@ async fn pause_stops_the_instructions_and_resume_lets_them_go_on() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn the_console_is_read_and_typed_into() {
+    let mut served = Served::new("attach").await;
+    let read = async |from, wait_ms| {
+        let request = api::ReadConsoleRequest { from, wait_ms, ..Default::default() };
+        served.client.read_console(call(), &request).await
+    };
+    assert!(read(0, 0).await.unwrap_err().to_string().contains("no machine"));
+    // Prints, then what is typed, then ends.
+    let program = Program::new().print("ready\n").echo_one_character().print("bye\n").rtas("power-off", &[0, 0]).spin();
+    served.client.start(call(), &served.request(&program)).await.unwrap();
+    let mut text = Vec::new();
+    let mut next = 0;
+    while text != b"ready\n" {
+        let piece = read(next, 10_000).await.unwrap();
+        assert!(!piece.ended && piece.next == next + piece.text.len() as u64);
+        (next, text) = (piece.next, [text, piece.text].concat());
+    }
+    assert!(read(next, 1).await.unwrap().text.is_empty(), "it waits for a key");
+    let typed = api::TypeConsoleRequest { text: b"k".to_vec(), ..Default::default() };
+    assert_eq!(served.client.type_console(call(), &typed).await.unwrap().taken, 1);
+    loop {
+        let piece = read(next, 10_000).await.unwrap();
+        (next, text) = (piece.next, [text, piece.text].concat());
+        if piece.ended {
+            break;
+        }
+    }
+    assert_eq!(text, b"ready\nkbye\n");
+    assert!(served.client.type_console(call(), &typed).await.unwrap_err().to_string().contains("Ended"));
+    served.client.stop(call(), &empty()).await.unwrap();
+    served.ends();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn waiting_readers_are_few_and_do_not_keep_the_machine() {
+    let mut served = Served::new("readers").await;
+    served.client.start(call(), &served.request(&Program::new().spin())).await.unwrap();
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let client = served.client.clone();
+            let request = api::ReadConsoleRequest { from: 0, wait_ms: 10_000, ..Default::default() };
+            tokio::spawn(async move { client.read_console(call(), &request).await })
+        })
+        .collect();
+    let one_more = api::ReadConsoleRequest { from: 0, wait_ms: 0, ..Default::default() };
+    let begun = Instant::now();
+    while served.client.read_console(call(), &one_more).await.is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "a ninth reader waits");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    served.client.stop(call(), &empty()).await.unwrap();
+    for reader in readers {
+        assert!(reader.await.unwrap().unwrap().ended);
+    }
+    served.ends();
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn the_machine_ends_with_its_lifeline() {
     let mut served = Served::new("lifeline").await;
     let request = served.request(&Program::new().print("up\n").spin());

@@ -145,7 +145,14 @@ pub enum Breach {
 /// [`Breach`] names the first call that became something else.
 pub fn check(make: impl FnOnce(VmConfig) -> Arc<dyn Vm>) -> Result<(), Breach> {
     let ram = GuestRam::new(MEMORY)?;
-    let vm = make(VmConfig { ram: ram.clone(), vcpu_count: 1, hpt_order: 18, clock: ClockMode::Host, budget_instructions: None });
+    let vm = make(VmConfig {
+        ram: ram.clone(),
+        vcpu_count: 1,
+        hpt_order: 18,
+        clock: ClockMode::Host,
+        budget_instructions: None,
+        processor: Default::default(),
+    });
     vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(true) })?;
     let write = |words: &[u64], address| {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();

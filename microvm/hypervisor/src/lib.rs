@@ -16,5 +16,5 @@ pub use ram::{CODE_PAGE_SIZE, CodePages, GuestRam, RamError};
 pub use regs::{EntryState, VcpuRegs};
 pub use vm::{
     BackendError, Capabilities, ClockMode, Exit, HypercallArgs, HypercallReply, INTERRUPT_KINDS, InterruptMode, PageSizeEncoding,
-    SegmentPageSizes, Vcpu, VcpuHandle, VcpuStats, Vm, VmConfig, Woken,
+    Processor, SegmentPageSizes, Vcpu, VcpuHandle, VcpuStats, Vm, VmConfig, Woken,
 };

@@ -81,6 +81,16 @@ pub enum ClockMode {
     Deterministic,
 }
 
+/// Which processor the guest is to find.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Processor {
+    /// What the backend is.
+    #[default]
+    Native,
+    /// A logical POWER8 (LoPAR, logical PVRs): architecture 2.07; what is newer is illegal in problem state, as PCR has it (ISA 3.0B III 2.5).
+    Power8,
+}
+
 /// What the machine asks a backend for.
 #[derive(Debug, Clone)]
 pub struct VmConfig {
@@ -94,6 +104,8 @@ pub struct VmConfig {
     pub clock: ClockMode,
     /// Stop with [`Exit::Budget`] after that many guest instructions per vCPU, if given and the backend counts.
     pub budget_instructions: Option<u64>,
+    /// The processor.
+    pub processor: Processor,
 }
 
 /// One page size a segment can hold (a row of `ibm,segment-page-sizes`, LoPAR C.6.2).

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use paperboat_hypervisor::{BackendError, Capabilities, ClockMode, GuestRam, InterruptMode, Vcpu, Vm, VmConfig};
+use paperboat_hypervisor::{BackendError, Capabilities, ClockMode, GuestRam, InterruptMode, Processor, Vcpu, Vm, VmConfig};
 
 use crate::bindings as b;
 use crate::host::{HOST_PAGE_MIN, HostError};
@@ -45,6 +45,8 @@ const LPCR_ILE: u64 = 1 << (63 - 38);
 /// What vCPUs and partition share.
 pub struct Partition {
     pub(crate) fd: PartitionFd,
+    /// The logical PVR that vCPUs are held to, if it is not the host's.
+    pub(crate) compatibility: Option<u32>,
     mode: Mutex<Mode>,
     /// Counts changes of the mode; each vCPU takes one up before it enters the guest.
     mode_number: AtomicU64,
@@ -102,10 +104,19 @@ pub fn create(config: VmConfig) -> Result<Arc<dyn Vm>, HostError> {
     fd.set_memory(&config.ram)?;
     table(&fd, config.hpt_order)?;
     offer(&fd)?;
-    let capabilities = capabilities(&fd, config.hpt_order)?;
+    let mut capabilities = capabilities(&fd, config.hpt_order)?;
+    let compatibility = match config.processor {
+        Processor::Native => None,
+        Processor::Power8 => {
+            capabilities.cpu_version = Generation::Power8.logical_pvr();
+            capabilities.pa_features = Generation::Power8.pa_features();
+            Some(capabilities.cpu_version)
+        }
+    };
     let run_size = kvm.run_size()?;
     let sides = (0..config.vcpu_count).map(|_| None).collect();
-    let partition = Partition { fd, mode: Mutex::default(), mode_number: AtomicU64::new(1), sides: Mutex::new(sides) };
+    let partition =
+        Partition { fd, compatibility, mode: Mutex::default(), mode_number: AtomicU64::new(1), sides: Mutex::new(sides) };
     Ok(Arc::new(KvmVm { partition: Arc::new(partition), capabilities, run_size }))
 }
 

@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         hpt_order: number("HPT_ORDER").map_or(22, |order| order as u32),
         clock,
         budget_instructions: budget,
+        processor: Default::default(),
     })?;
     if let Ok(list) = std::env::var("PAPERBOAT_TRACE")
         && let Some(config) = TraceConfig::parse(&list, Arc::new(Mutex::new(std::io::stderr())))

@@ -49,7 +49,14 @@ mod tests {
         write(0x1000, &[0x4400_0022, outside[0], outside[1]]);
         // H_CEDE ends with the decrementer's interrupt.
         write(0x900, &outside);
-        let config = VmConfig { ram, vcpu_count: 1, hpt_order: 18, clock: ClockMode::Deterministic, budget_instructions: None };
+        let config = VmConfig {
+            ram,
+            vcpu_count: 1,
+            hpt_order: 18,
+            clock: ClockMode::Deterministic,
+            budget_instructions: None,
+            processor: Default::default(),
+        };
         let vm = SoftVm::new(config).unwrap();
         let mut vcpu = vm.create_soft_vcpu(0).unwrap();
         vcpu.enter(EntryState { pc: 0x1000, msr: 1 << 63, r3: token, r4: u64::MAX });

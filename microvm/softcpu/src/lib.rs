@@ -1,4 +1,4 @@
-//! A 64-bit POWER9 in software: Power ISA 3.0B without hypervisor state, with the hash MMU, behind the
+//! A 64-bit POWER9 in software (a logical POWER8 for guests that are to find one): Power ISA 3.0B without hypervisor state, with the hash MMU, behind the
 //! `paperboat-hypervisor` trait. It serves the hypercalls that KVM-HV serves in the kernel and exits for all others.
 //!
 //! - [`table`]: one declarative table of instructions; decoder, disassembler, trace and test generators come from it.
@@ -20,6 +20,7 @@
 
 mod calls;
 mod clock;
+pub mod coverage;
 mod dump;
 pub mod exec;
 pub mod mmu;

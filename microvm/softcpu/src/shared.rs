@@ -12,11 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use paperboat_hypervisor::{BackendError, CODE_PAGE_SIZE, GuestRam, INTERRUPT_KINDS, InterruptMode, VcpuStats, VmConfig};
+use paperboat_hypervisor::{
+    BackendError, CODE_PAGE_SIZE, GuestRam, INTERRUPT_KINDS, InterruptMode, Processor, VcpuStats, VmConfig,
+};
 
 use crate::clock::Clock;
 use crate::exec::{Areas, Ram};
 use crate::mmu::Hpt;
+use crate::table::Level;
 
 /// A set of numbers below a limit, written by one vCPU and read by all: what that vCPU may hold in its soft TLB.
 ///
@@ -132,6 +135,8 @@ pub struct Shared {
     pub clock: Clock,
     /// Budget of instructions per vCPU.
     pub budget: Option<u64>,
+    /// The version of the architecture that programs may use.
+    pub newest: Level,
     /// AIL in the low byte, ILE above it.
     interrupt_mode: AtomicU32,
     mailboxes: Box<[Mailbox]>,
@@ -169,6 +174,10 @@ impl Shared {
             hpt,
             clock,
             budget: config.budget_instructions,
+            newest: match config.processor {
+                Processor::Native => Level::V300,
+                Processor::Power8 => Level::V207,
+            },
             interrupt_mode: AtomicU32::new(0),
             mailboxes: (0..config.vcpu_count).map(|_| Mailbox::default()).collect(),
             entropy: Mutex::new(entropy),
@@ -454,7 +463,14 @@ mod tests {
 
     fn partition(vcpu_count: u32) -> Shared {
         let ram = GuestRam::new(1 << 20).unwrap();
-        let config = VmConfig { ram, vcpu_count, hpt_order: 18, clock: ClockMode::Host, budget_instructions: None };
+        let config = VmConfig {
+            ram,
+            vcpu_count,
+            hpt_order: 18,
+            clock: ClockMode::Host,
+            budget_instructions: None,
+            processor: Default::default(),
+        };
         Shared::new(&config, Hpt::new(18).unwrap()).unwrap()
     }
 

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use paperboat_hypervisor::{
-    BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, Vcpu, VcpuHandle, VcpuRegs, VcpuStats, Vm,
-    VmConfig, Woken,
+    BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, Processor, Vcpu, VcpuHandle, VcpuRegs,
+    VcpuStats, Vm, VmConfig, Woken,
 };
 
 use crate::clock::TIMEBASE_HZ;
+use crate::coverage::Coverage;
 use crate::exec::{Cpu, Engine, sprn};
 use crate::exec::{Owed, hypercall_reply};
 use crate::mmu::{Hpt, HptError, SLB_ENTRIES, segment_page_sizes};
@@ -17,8 +18,9 @@ use crate::trace::{TraceConfig, Tracer};
 
 /// POWER9 DD2.2: no DAWR and no transactional memory for partitions, no radix workarounds in Linux.
 pub const PVR: u32 = 0x004e_1202;
-/// Logical PVR of architecture 3.00.
+/// Logical PVRs of architecture 3.00 and 2.07.
 const CPU_VERSION: u32 = 0x0f00_0005;
+const CPU_VERSION_POWER8: u32 = 0x0f00_0004;
 /// Most vCPUs of a partition.
 const MAX_VCPUS: u32 = 64;
 /// Sizes of the hashed page table (ISA 3.0B III 5.7.8.1).
@@ -30,8 +32,8 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 /// `ibm,pa-features` (LoPAR C.6.2): 66 attribute bytes, so that no byte keeps a guest's default. Zero is what is not offered:
 /// transactional memory (22), large decrementer (24), performance monitor (28, 42), event-based branches (34), radix (40),
 /// decimal floating point (54).
-fn pa_features() -> Vec<u8> {
-    vec![
+fn pa_features(processor: Processor) -> Vec<u8> {
+    let mut features = vec![
         66, 0, // length, attribute type
         0xf6, 0x3f, 0xc7, 0xc0, 0x00, 0xf0, // 0 to 5: MMU, FPU, SLB …; little-endian, CFAR, lq
         0x80, 0x00, 0x00, 0x00, 0x00, 0x00, // 6 to 11: 2.07 data streams
@@ -44,7 +46,13 @@ fn pa_features() -> Vec<u8> {
         0x80, 0x00, 0x80, 0x00, 0x80, 0x00, // 48 to 53: SIMD, quad precision, string
         0x00, 0x00, 0x80, 0x00, 0x80, 0x00, // 54 to 59: decimal integer, SHA
         0x80, 0x00, 0x80, 0x00, 0x00, 0x00, // 60 to 65: atomic memory operations, darn
-    ]
+    ];
+    if processor == Processor::Power8 {
+        // From copy and paste on, all is of 3.0.
+        const FIRST_OF_3_0: usize = 44;
+        features[2 + FIRST_OF_3_0..].fill(0);
+    }
+    features
 }
 
 /// Nothing to flush on the way in and out of the kernel: character bits that say so (LoPAR 14.5.x, H_GET_CPU_CHARACTERISTICS).
@@ -55,6 +63,7 @@ pub struct SoftVm {
     shared: Arc<Shared>,
     capabilities: Capabilities,
     trace: Mutex<Option<TraceConfig>>,
+    coverage: Mutex<Option<Arc<Coverage>>>,
 }
 
 impl SoftVm {
@@ -84,7 +93,10 @@ impl SoftVm {
         })?;
         let capabilities = Capabilities {
             pvr: PVR,
-            cpu_version: CPU_VERSION,
+            cpu_version: match config.processor {
+                Processor::Native => CPU_VERSION,
+                Processor::Power8 => CPU_VERSION_POWER8,
+            },
             timebase_hz: TIMEBASE_HZ,
             slb_entries: SLB_ENTRIES as u32,
             hpt_order: config.hpt_order,
@@ -92,15 +104,20 @@ impl SoftVm {
             segments_1t: true,
             cpu_characteristics: CPU_CHARACTERISTICS,
             in_kernel_xics: false,
-            pa_features: pa_features(),
+            pa_features: pa_features(config.processor),
         };
         let shared = Arc::new(Shared::new(&config, hpt)?);
-        Ok(Self { shared, capabilities, trace: Mutex::new(None) })
+        Ok(Self { shared, capabilities, trace: Mutex::new(None), coverage: Mutex::new(None) })
     }
 
     /// Traces the vCPUs that are made from now on.
     pub fn set_trace(&self, config: TraceConfig) {
         *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
+    }
+
+    /// Counts the instructions of the vCPUs that are made from now on by row of the table. They execute one by one, which is slow.
+    pub fn set_coverage(&self, coverage: Arc<Coverage>) {
+        *self.coverage.lock().unwrap_or_else(PoisonError::into_inner) = Some(coverage);
     }
 
     /// Makes vCPU `id` as its own type, which offers more to tests and tools than the trait.
@@ -117,6 +134,7 @@ impl SoftVm {
         let mut cpu = Cpu::new(&self.shared, id);
         let trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone();
         cpu.trace = trace.map(|config| Tracer::new(id, config));
+        cpu.coverage = self.coverage.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(SoftVcpu { engine: Engine::new(cpu) })
     }
 
@@ -310,9 +328,13 @@ mod tests {
 
     #[test]
     fn every_attribute_byte_is_declared() {
-        assert_eq!(pa_features().len(), 68);
-        for absent in [22, 24, 40, 54] {
-            assert_eq!(pa_features()[2 + absent], 0, "byte {absent}");
+        for processor in [Processor::Native, Processor::Power8] {
+            let features = pa_features(processor);
+            assert_eq!(features.len(), 68);
+            for absent in [22, 24, 40, 54] {
+                assert_eq!(features[2 + absent], 0, "byte {absent}");
+            }
+            assert_eq!(features[2 + 46] != 0, processor == Processor::Native, "scv");
         }
     }
 }

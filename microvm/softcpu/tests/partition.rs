@@ -5,8 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use paperboat_hypervisor::{
-    ClockMode, EntryState, Exit, GuestRam, HypercallReply, InterruptMode, Vcpu, VcpuHandle, Vm, VmConfig,
+    ClockMode, EntryState, Exit, GuestRam, HypercallReply, InterruptMode, Processor, Vcpu, VcpuHandle, Vm, VmConfig,
 };
+use paperboat_softcpu::coverage::Coverage;
 use paperboat_softcpu::{SoftVcpu, SoftVm};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -83,8 +84,13 @@ fn done() -> [u32; 2] {
 // ---- a partition --------------------------------------------------------------------------------------------------------------
 
 fn partition(vcpu_count: u32, clock: ClockMode) -> (SoftVm, GuestRam) {
+    partition_of(Processor::Native, vcpu_count, clock)
+}
+
+fn partition_of(processor: Processor, vcpu_count: u32, clock: ClockMode) -> (SoftVm, GuestRam) {
     let ram = GuestRam::new(MEMORY_BYTES).unwrap();
-    let config = VmConfig { ram: ram.clone(), vcpu_count, hpt_order: 18, clock, budget_instructions: Some(200_000_000) };
+    let config =
+        VmConfig { ram: ram.clone(), vcpu_count, hpt_order: 18, clock, budget_instructions: Some(200_000_000), processor };
     (SoftVm::new(config).unwrap(), ram)
 }
 
@@ -379,6 +385,7 @@ fn the_budget_ends_an_endless_loop() {
         hpt_order: 18,
         clock: ClockMode::Deterministic,
         budget_instructions: Some(10_000),
+        processor: Default::default(),
     };
     let vm = SoftVm::new(config).unwrap();
     put(&ram, CODE, &[b(0)]);
@@ -387,6 +394,86 @@ fn the_budget_ends_an_endless_loop() {
     assert_eq!(vcpu.run().unwrap(), Exit::Budget);
     let count = vcpu.handle().stats().instructions.unwrap();
     assert!((10_000..10_064).contains(&count), "{count}");
+}
+
+#[test]
+fn coverage_counts_every_completed_instruction_once() {
+    let (vm, ram) = partition(1, ClockMode::Deterministic);
+    let coverage = Arc::new(Coverage::default());
+    vm.set_coverage(Arc::clone(&coverage));
+    vm.set_interrupt_mode(InterruptMode { ail: Some(0), little_endian: Some(true) }).unwrap();
+    // A system call whose handler returns, and the end.
+    put(&ram, 0xc00, &[addi(6, 6, 1), RFID]);
+    put(&ram, CODE, &[li(5, 1), addi(5, 5, 1), SC, addi(5, 5, 1), li(3, DONE as i32), SC1]);
+    let mut vcpu = vm.create_soft_vcpu(0).unwrap();
+    enter(&mut vcpu, CODE, SF_ME | LE);
+    assert_eq!(run(&mut vcpu), DONE);
+    let ran: Vec<(&str, u64)> =
+        coverage.rows().filter(|(_, count)| *count > 0).map(|(op, count)| (op.row().mnemonic, count)).collect();
+    let count = |name| ran.iter().find(|(mnemonic, _)| *mnemonic == name).map(|(_, count)| *count);
+    assert_eq!((count("addi"), count("sc"), count("rfid"), ran.len()), (Some(5), Some(2), Some(1), 3), "{ran:?}");
+    assert_eq!(vcpu.handle().stats().instructions, Some(8));
+    let report = coverage.to_string();
+    assert!(report.starts_with("# 8 instructions of 3 rows; the table has "), "{report}");
+    assert!(report.lines().nth(2).unwrap().contains(" addi "), "most frequent first: {report}");
+    assert!(report.lines().count() > 800, "rows that never ran are in it");
+}
+
+/// What came with 3.0 is illegal for the programs of a logical POWER8, and stays what it is in the kernel (III 2.5).
+#[test]
+fn a_logical_power8_has_no_newer_instructions_in_problem_state() {
+    // modud r5,r6,r7; maddld r5,r6,r7,r8; cnttzd r5,r6; xxspltib vs1,3; darn r5,1.
+    let newer = [
+        x(5, 6, 7, 265),
+        4 << 26 | 5 << 21 | 6 << 16 | 7 << 11 | 8 << 6 | 51,
+        x(6, 5, 0, 570),
+        60 << 26 | 1 << 21 | 3 << 11 | 360 << 1,
+        x(5, 1, 0, 755),
+    ];
+    const PROGRAM: u64 = 0x700;
+    const ILLEGAL_INSTRUCTION: u64 = 1 << 19;
+    const FP_VEC_VSX: u64 = 1 << 13 | 1 << 25 | 1 << 23;
+    for processor in [Processor::Power8, Processor::Native] {
+        for word in newer {
+            let (vm, ram) = partition_of(processor, 1, ClockMode::Deterministic);
+            vm.set_interrupt_mode(InterruptMode { ail: Some(0), little_endian: Some(true) }).unwrap();
+            for vector in (0x100..0x1000).step_by(0x20) {
+                put(&ram, vector, &[li(9, vector as i32), li(3, DONE as i32), SC1]);
+            }
+            // Problem state needs translation.
+            put_stub(&ram);
+            let mut vcpu = vm.create_soft_vcpu(0).unwrap();
+            enter(&mut vcpu, CODE, SF_ME | LE);
+            let code_ea = 0x1001_0000u64;
+            h_enter(&mut vcpu, code_ea, CODE);
+            map_segment(&mut vcpu, code_ea);
+            // Twice: before and after the block is known; behind it a system call.
+            put(&ram, CODE, &[word, SC]);
+            for _ in 0..2 {
+                let mut regs = vcpu.regs();
+                regs.pc = code_ea;
+                regs.msr = SF_ME | IR_DR | LE | PR | FP_VEC_VSX;
+                (regs.gpr[6], regs.gpr[7]) = (5, 3);
+                vcpu.set_regs(&regs);
+                assert_eq!(run(&mut vcpu), DONE);
+                let regs = vcpu.regs();
+                let refused = regs.gpr[9] == PROGRAM && regs.srr1 & ILLEGAL_INSTRUCTION != 0;
+                assert_eq!(
+                    refused,
+                    processor == Processor::Power8,
+                    "{processor:?} {word:#x}: {:#x} {:#x}",
+                    regs.gpr[9],
+                    regs.srr1
+                );
+            }
+        }
+    }
+    let (vm, ram) = partition_of(Processor::Power8, 1, ClockMode::Deterministic);
+    put(&ram, CODE, &[li(6, 5), li(7, 3), newer[0], li(3, DONE as i32), SC1]);
+    let mut vcpu = vm.create_soft_vcpu(0).unwrap();
+    enter(&mut vcpu, CODE, SF_ME | LE);
+    assert_eq!((run(&mut vcpu), vcpu.regs().gpr[5]), (DONE, 2));
+    assert_eq!(vm.capabilities().cpu_version, 0x0f00_0004);
 }
 
 // ---- memory and devices -------------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ fn round(seed: u64) {
         hpt_order: 18,
         clock: ClockMode::Deterministic,
         budget_instructions: Some(BUDGET),
+        processor: Default::default(),
     };
     let vm = SoftVm::new(config).unwrap();
     let little_endian = random.next() & 1 == 0;

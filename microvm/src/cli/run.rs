@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
-use paperboat_hypervisor::ClockMode;
-use paperboat_microvm::backend::{BackendChoice, create_vm};
+use paperboat_hypervisor::{ClockMode, Processor};
+use paperboat_microvm::backend::{BackendChoice, Coverage, CpuTrace, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
 use paperboat_microvm::console::{Console, FILE_BYTES_MAX};
 use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
@@ -56,6 +56,8 @@ Examples:
     paperboat-vmm run --kernel vmlinux --deterministic --bare --dump-state state.txt
   A bare-metal program (r3 holds the device tree), every instruction and hypercall shown:
     paperboat-vmm run --bare --kernel program.elf --trace insn,hcall
+  Which instructions a program uses, most frequent first:
+    paperboat-vmm run --bare --kernel program.elf --coverage rows.txt
   What the device tree says:
     paperboat-vmm run --kernel vmlinux --dump-dts /dev/stdout --budget 0 --console null";
 
@@ -90,6 +92,9 @@ pub struct RunArguments {
     /// What executes the guest: auto, kvm or soft.
     #[arg(long, default_value = "auto", value_name = "NAME")]
     backend: BackendChoice,
+    /// Which processor the guest finds: native (what executes it) or power8 (a logical POWER8).
+    #[arg(long, default_value = "native", value_name = "NAME")]
+    cpu: CpuChoice,
     /// Time follows executed instructions: the same run every time (one CPU).
     #[arg(long)]
     deterministic: bool,
@@ -130,9 +135,27 @@ pub struct RunArguments {
     /// Print events to standard error: hcall, rtas, mmio, exc, insn and filters.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "LIST", long_help = trace::HELP)]
     trace: TraceChoice,
+    /// Write how often each row of the CPU's instruction table was executed when the machine is over. Slow: instructions run one by one.
+    #[arg(long, value_name = "FILE")]
+    coverage: Option<String>,
     /// Print instructions, CPU time, exits and device counters at the end.
     #[arg(long)]
     stats: bool,
+}
+
+#[derive(Clone, Copy)]
+struct CpuChoice(Processor);
+
+impl FromStr for CpuChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "native" => Ok(Self(Processor::Native)),
+            "power8" => Ok(Self(Processor::Power8)),
+            _ => Err("must be native or power8".to_owned()),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -183,7 +206,8 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     // Before any thread: a signal goes to the one that waits for it.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block().context("blocking signals")?;
-    let machine = build(arguments)?;
+    let coverage = arguments.coverage.as_ref().map(|_| Arc::new(Coverage::default()));
+    let machine = build(arguments, coverage.clone())?;
     dump(arguments, &machine)?;
     jail::enter_jail()?;
     let stdio = matches!(arguments.console, ConsoleChoice::Stdio);
@@ -207,13 +231,16 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     if let Some(path) = &arguments.dump_state {
         std::fs::write(path, final_state(&machine)).with_context(|| format!("writing {path}"))?;
     }
+    if let (Some(path), Some(coverage)) = (&arguments.coverage, coverage) {
+        std::fs::write(path, coverage.to_string()).with_context(|| format!("writing {path}"))?;
+    }
     if arguments.stats {
         eprint!("{}", machine.stats());
     }
     Ok(ExitCode::from(code))
 }
 
-fn build(arguments: &RunArguments) -> Result<Machine> {
+fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>) -> Result<Machine> {
     let share = arguments.share.as_deref().map(DeviceConfig::open_share).transpose()?;
     let vsock = arguments.vsock.as_ref().map(|path| VsockConfig { cid: arguments.cid, socket_path: path.into() });
     let nics = network(&arguments.net)?;
@@ -232,11 +259,12 @@ fn build(arguments: &RunArguments) -> Result<Machine> {
         memory_bytes: arguments.memory.0,
         clock: if arguments.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
         budget_instructions: arguments.budget,
+        processor: arguments.cpu.0,
         dma: if arguments.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console: console(&arguments.console)?,
         trace: if traces { Trace::new(kinds, Box::new(std::io::stderr())) } else { Trace::default() },
     };
-    let (backend, cpu_trace) = (arguments.backend, arguments.trace.cpu.clone());
+    let (backend, cpu_trace) = (arguments.backend, CpuTrace { coverage, ..arguments.trace.cpu.clone() });
     let make_vm = Box::new(move |config| create_vm(backend, config, cpu_trace));
     Ok(Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?)
 }

@@ -89,6 +89,19 @@ impl Program {
         self.hypercall("H_PUT_TERM_CHAR", &[0, text.len() as u64, word(0), word(8)])
     }
 
+    /// Waits for characters from the terminal and prints them: H_GET_TERM_CHAR until there are any, then H_PUT_TERM_CHAR of the same.
+    pub fn echo_one_character(self) -> Self {
+        let again = self.code.len();
+        let mut program = self.hypercall("H_GET_TERM_CHAR", &[0]);
+        // cmpdi r4,0; beq again.
+        let back = (again as i32 - (program.code.len() as i32 + 1)) * 4;
+        program = program.word(0x2c24_0000).word(0x4182_0000 | back as u32 & 0xfffc);
+        // mr r7,r6; mr r6,r5; mr r5,r4; then the call with r4 = terminal 0.
+        program = program.word(0x7cc7_3378).word(0x7ca6_2b78).word(0x7c85_2378);
+        let token = hcall::CALLS.iter().find(|row| row.name == "H_PUT_TERM_CHAR").unwrap().token;
+        program.load(3, token).load(4, 0).word(0x4400_0022)
+    }
+
     /// An RTAS call by name, with one return.
     pub fn rtas(mut self, name: &str, args: &[u32]) -> Self {
         let token = rtas::CALLS.iter().find(|row| row.name == name).unwrap().token;

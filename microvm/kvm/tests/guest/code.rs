@@ -40,7 +40,14 @@ impl Guest {
         for (code, address) in [(program, BASE), (external(), EXTERNAL), (decrementer(), DECREMENTER)] {
             ram.memory().write_slice(code, GuestAddress(address)).unwrap();
         }
-        let config = VmConfig { ram: ram.clone(), vcpu_count, hpt_order: 18, clock: ClockMode::Host, budget_instructions: None };
+        let config = VmConfig {
+            ram: ram.clone(),
+            vcpu_count,
+            hpt_order: 18,
+            clock: ClockMode::Host,
+            budget_instructions: None,
+            processor: Default::default(),
+        };
         let vm = paperboat_kvm::create(config).unwrap();
         vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(true) }).unwrap();
         Self { vm, _ram: ram }

@@ -87,6 +87,7 @@ pub fn run(cases: &[Case], endian: Endian, translation: Translation) -> Result<V
         hpt_order: HPT_ORDER,
         clock: ClockMode::Deterministic,
         budget_instructions: Some(BUDGET),
+        processor: Default::default(),
     })?;
     let little = endian == Endian::Little;
     vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(little) })?;

@@ -9,7 +9,7 @@ use super::tlb::PAGE_SIZE;
 use super::uop::{IF_SET, Uop};
 use super::{Cpu, DataMemory, Interrupt, Stop, execute, msr, program};
 use crate::state::State;
-use crate::table::Op;
+use crate::table::{Op, decode};
 
 /// Why the hot loop returned without an interrupt; `cpu.st.pc` is where execution goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,6 +268,14 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             Uop::Vmx(op, insn) => plain!(Op::Vmx(op), insn),
             Uop::Vsx(op, insn) => plain!(Op::Vsx(op), insn),
             Uop::Illegal => stop!(program::illegal()),
+            Uop::Newer(insn) => {
+                let Some(op) = decode(insn).filter(|_| !cpu.problem_state()) else { stop!(program::illegal()) };
+                plain!(op, insn);
+                // It ends its block.
+                cpu.st.pc = cpu.npc;
+                cpu.instructions += index!() as u64 + 1;
+                return Ok(());
+            }
             Uop::Nop => {}
             Uop::Spin => cpu.spin(),
 

@@ -1,6 +1,6 @@
 //! From an instruction to its micro-op.
 
-use crate::table::{BranchOp, FixedOp, FloatOp, Insn, Op, SystemOp, VmxOp, VsxOp};
+use crate::table::{BranchOp, FixedOp, FloatOp, Insn, Level, Op, SystemOp, VmxOp, VsxOp};
 
 use super::fixed::{mb6, sh6};
 use super::uop::{MODE_64, MODE_LE, Uop};
@@ -29,11 +29,14 @@ fn ends_block(op: Op) -> bool {
     }
 }
 
-/// The micro-op of an instruction, and whether it ends its block.
-pub fn translate(word: Insn, op: Option<Op>, mode: u32) -> (Uop, bool) {
+/// The micro-op of an instruction, and whether it ends its block. `newest` is the version of the architecture that programs may use.
+pub fn translate(word: Insn, op: Option<Op>, mode: u32, newest: Level) -> (Uop, bool) {
     let Some(op) = op else {
         return (Uop::Illegal, true);
     };
+    if op.row().level > newest {
+        return (Uop::Newer(word), true);
+    }
     let hot = match op {
         _ if mode & MODE_64 == 0 => None,
         Op::Fixed(op) => arithmetic(op, word).or_else(|| if mode & MODE_LE != 0 { storage(op, word) } else { None }),
@@ -310,10 +313,10 @@ mod tests {
         // bne+ and bne- and bne, bdnz+.
         for word in [0x4082_0008, 0x40c2_0008, 0x40e2_0008] {
             let insn = Insn(word);
-            let (uop, ends) = translate(insn, decode(insn), MODE_64 | MODE_LE);
+            let (uop, ends) = translate(insn, decode(insn), MODE_64 | MODE_LE, Level::V300);
             assert!(ends && matches!(uop, Uop::BranchUnless { shift: 29, offset: 8 }), "{uop:?}");
         }
         let insn = Insn(0x4320_fff8);
-        assert!(matches!(translate(insn, decode(insn), MODE_64).0, Uop::Bdnz { offset: -8 }));
+        assert!(matches!(translate(insn, decode(insn), MODE_64, Level::V300).0, Uop::Bdnz { offset: -8 }));
     }
 }

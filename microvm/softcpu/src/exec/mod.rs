@@ -29,6 +29,7 @@ use std::sync::atomic::AtomicU32;
 
 use paperboat_hypervisor::HypercallArgs;
 
+use crate::coverage::Coverage;
 use crate::mmu::Fault;
 use crate::shared::{Shared, attention};
 use crate::state::State;
@@ -130,6 +131,8 @@ pub struct Cpu {
     pub(crate) spun: bool,
     /// The trace, if one was asked for.
     pub trace: Option<Tracer>,
+    /// Where completed instructions are counted by row, if that was asked for.
+    pub coverage: Option<Arc<Coverage>>,
 }
 
 impl Cpu {
@@ -160,6 +163,7 @@ impl Cpu {
             spins: 0,
             spun: false,
             trace: None,
+            coverage: None,
         };
         cpu.spr[sprn::PVR] = u64::from(crate::vm::PVR);
         cpu.spr[sprn::PIR] = u64::from(id);
@@ -171,9 +175,10 @@ impl Cpu {
     /// Back to zero state; memory, the page table and the time base stay.
     pub fn reset(&mut self) {
         let (instructions, skipped) = (self.instructions, self.tb_skipped);
-        let (shared, trace) = (Arc::clone(&self.shared), self.trace.take());
+        let (shared, trace, coverage) = (Arc::clone(&self.shared), self.trace.take(), self.coverage.take());
         *self = Self::new(&shared, self.id);
-        (self.instructions, self.tb_skipped, self.trace) = (instructions, skipped, trace);
+        (self.instructions, self.tb_skipped) = (instructions, skipped);
+        (self.trace, self.coverage) = (trace, coverage);
         self.set_dec(0x7fff_ffff);
     }
 

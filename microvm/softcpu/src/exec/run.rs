@@ -127,11 +127,13 @@ impl Engine {
         sixty_four | little
     }
 
-    /// True when instructions are executed one by one: single-step or branch trace, a completed-instruction breakpoint, or a trace.
+    /// True when instructions are executed one by one: single-step or branch trace, a completed-instruction breakpoint, a trace, or counting by
+    /// instruction.
     fn steps(&self) -> bool {
         self.cpu.st.msr & (msr::SE | msr::BE) != 0
             || self.cpu.spr[sprn::CIABR] & 3 != 0
             || self.cpu.trace.as_ref().is_some_and(|trace| trace.instructions())
+            || self.cpu.coverage.is_some()
     }
 
     // ---- between blocks ---------------------------------------------------------------------------------------------------
@@ -314,7 +316,7 @@ impl Engine {
         let mut ra = translation.ra & !3;
         while count < MAX_BLOCK && ra >> PAGE_SHIFT == page {
             let insn = self.word_at(ra);
-            let (uop, ends) = translate(insn, decode(insn), mode);
+            let (uop, ends) = translate(insn, decode(insn), mode, shared.newest);
             uops[count] = uop;
             count += 1;
             ra += 4;
@@ -348,9 +350,19 @@ impl Engine {
             let at = Place { pc, msr: self.cpu.st.msr, instructions: self.cpu.instructions };
             trace.instruction(at, insn);
         }
-        let op = decode(insn).ok_or_else(program::illegal)?;
+        let newest = self.cpu.shared.newest;
+        let op = decode(insn).filter(|op| op.row().level <= newest || !self.cpu.problem_state()).ok_or_else(program::illegal)?;
         self.cpu.storage.rewind_served();
-        execute(&mut self.cpu, op, insn)?;
+        let done = execute(&mut self.cpu, op, insn);
+        if let Some(coverage) = &self.cpu.coverage
+            && matches!(
+                done,
+                Ok(()) | Err(Stop::Hypercall | Stop::Interrupt(Interrupt::SystemCall | Interrupt::SystemCallVectored(_)))
+            )
+        {
+            coverage.count(op);
+        }
+        done?;
         self.replay = false;
         self.cpu.storage.forget_served();
         self.cpu.instructions += 1;

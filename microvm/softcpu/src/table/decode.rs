@@ -95,6 +95,11 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_numbered_through() {
+        assert!(all_ops().map(Op::number).eq(0..all_ops().count()));
+    }
+
+    #[test]
     fn known_words() {
         assert_eq!(decode(Insn(0x3860_0007)), Some(Op::Fixed(FixedOp::Addi)));
         assert_eq!(decode(Insn(0x7c08_02a6)), Some(Op::System(SystemOp::Mfspr)));

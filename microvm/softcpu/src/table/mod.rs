@@ -136,6 +136,16 @@ pub enum Level {
     V300,
 }
 
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V206 => "2.06",
+            Self::V207 => "2.07",
+            Self::V300 => "3.0",
+        })
+    }
+}
+
 /// Facility an instruction belongs to: what MSR, FSCR or HFSCR must have enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Facility {
@@ -213,6 +223,35 @@ impl Op {
             Self::Float(op) => op.row(),
             Self::Vmx(op) => op.row(),
             Self::Vsx(op) => op.row(),
+        }
+    }
+
+    /// Its place in [`decode::all_ops`].
+    pub fn number(self) -> usize {
+        const BRANCH: usize = FixedOp::ALL.len();
+        const SYSTEM: usize = BRANCH + BranchOp::ALL.len();
+        const FLOAT: usize = SYSTEM + SystemOp::ALL.len();
+        const VMX: usize = FLOAT + FloatOp::ALL.len();
+        const VSX: usize = VMX + VmxOp::ALL.len();
+        match self {
+            Self::Fixed(op) => op as usize,
+            Self::Branch(op) => BRANCH + op as usize,
+            Self::System(op) => SYSTEM + op as usize,
+            Self::Float(op) => FLOAT + op as usize,
+            Self::Vmx(op) => VMX + op as usize,
+            Self::Vsx(op) => VSX + op as usize,
+        }
+    }
+
+    /// The class's name.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Fixed(_) => "fixed",
+            Self::Branch(_) => "branch",
+            Self::System(_) => "system",
+            Self::Float(_) => "float",
+            Self::Vmx(_) => "vmx",
+            Self::Vsx(_) => "vsx",
         }
     }
 }

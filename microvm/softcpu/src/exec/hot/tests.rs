@@ -10,7 +10,7 @@ use super::super::uop::{MODE_64, MODE_LE};
 use super::*;
 use crate::mmu::Hpt;
 use crate::shared::Shared;
-use crate::table::{FixedOp, Insn, decode, decode::all_ops};
+use crate::table::{FixedOp, Insn, Level, decode, decode::all_ops};
 
 const MEMORY_BYTES: u64 = 1 << 16;
 const EDGES: [u64; 12] = [0, 1, 2, 31, 32, 63, 64, 0x7fff_ffff, 0x8000_0000, u64::MAX, 1 << 63, (1 << 63) - 1];
@@ -34,6 +34,7 @@ fn cpu() -> Cpu {
         hpt_order: 18,
         clock: ClockMode::Deterministic,
         budget_instructions: None,
+        processor: Default::default(),
     };
     let mut cpu = Cpu::new(&Arc::new(Shared::new(&config, Hpt::new(18).unwrap()).unwrap()), 0);
     cpu.set_msr(msr::SF | msr::LE | msr::FP | msr::VEC | msr::VSX);
@@ -96,7 +97,7 @@ fn hot_and_plain_forms_agree() {
             if decode(word) != Some(op) {
                 continue;
             }
-            let (uop, _) = translate(word, Some(op), mode);
+            let (uop, _) = translate(word, Some(op), mode, Level::V300);
             if matches!(uop, Uop::Fixed(..) | Uop::Branch(..) | Uop::System(..) | Uop::Float(..) | Uop::Vmx(..) | Uop::Vsx(..)) {
                 continue;
             }
@@ -125,7 +126,7 @@ fn a_fault_leaves_the_registers_and_names_its_instruction() {
     let mut cpu = cpu();
     cpu.st.gpr[4] = MEMORY_BYTES + 0x1000;
     let words = [0x3860_0001u32, 0xe8a4_0008, 0x3860_0002];
-    let uops: Vec<Uop> = words.iter().map(|w| translate(Insn(*w), decode(Insn(*w)), MODE_64 | MODE_LE).0).collect();
+    let uops: Vec<Uop> = words.iter().map(|w| translate(Insn(*w), decode(Insn(*w)), MODE_64 | MODE_LE, Level::V300).0).collect();
     assert!(run_block(&mut cpu, &uops, 0x100).is_err());
     assert_eq!((cpu.st.pc, cpu.npc, cpu.instructions), (0x104, 0x108, 1));
     assert_eq!((cpu.st.gpr[3], cpu.st.gpr[5]), (1, 0));
@@ -205,7 +206,7 @@ fn pairs_do_what_their_instructions_do() {
                 [first, follower(first, &mut random)]
             }
         };
-        let mut uops = words.map(|word| translate(word, decode(word), mode).0);
+        let mut uops = words.map(|word| translate(word, decode(word), mode, Level::V300).0);
         let single = format!("{:?}", uops[0]);
         fuse(&mut uops);
         let both = format!("{:?}", uops[0]);

@@ -356,25 +356,23 @@ fn recorded(insn: Insn, state: &mut State, result: u128) -> u128 {
     result
 }
 
-/// Where the `size` bytes at `ea` stand in a register: by how many bits they are away from its right end.
-fn element_shift(ea: u64, size: u8, state: &State) -> u32 {
-    let first = (ea & 15) as u32;
-    8 * if storage::little_endian(state) { first } else { 16 - u32::from(size) - first }
+/// The element that the address selects: its effective address, and its place in the register.
+fn element(size: u8, insn: Insn, state: &State) -> (u64, u32) {
+    let ea = storage::indexed(insn, state) & !u64::from(size - 1);
+    (ea, storage::place((ea & 15) as u32, size, !storage::little_endian(state)))
 }
 
-/// lvebx, lvehx, lvewx: the element that the address selects. The others are undefined; they stay as they are.
+/// lvebx, lvehx, lvewx. The other elements are undefined; they stay as they are.
 fn load_element(size: u8, insn: Insn, state: &State, memory: &mut dyn DataMemory) -> Result<u128, Fault> {
-    let ea = storage::indexed(insn, state) & !u64::from(size - 1);
-    let shift = element_shift(ea, size, state);
-    let mask = u128::MAX >> (128 - 8 * u32::from(size)) << shift;
-    Ok(state.vr(insn.rt()) & !mask | memory.load(ea, size)? << shift)
+    let (ea, place) = element(size, insn, state);
+    let mask = storage::low_bytes(size) << place;
+    Ok(state.vr(insn.rt()) & !mask | memory.load(ea, size)? << place)
 }
 
 /// stvebx, stvehx, stvewx.
 fn store_element(size: u8, insn: Insn, state: &State, memory: &mut dyn DataMemory) -> Result<(), Fault> {
-    let ea = storage::indexed(insn, state) & !u64::from(size - 1);
-    let mask = u128::MAX >> (128 - 8 * u32::from(size));
-    memory.store(ea, size, state.vr(insn.rt()) >> element_shift(ea, size, state) & mask)
+    let (ea, place) = element(size, insn, state);
+    memory.store(ea, size, state.vr(insn.rt()) >> place & storage::low_bytes(size))
 }
 
 /// vextublx and the like: bytes from the left, by RA.
@@ -394,48 +392,25 @@ fn extract_right(size: usize, insn: Insn, state: &mut State) -> Result<(), Fault
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// 16 bytes of storage at address 0, numbered.
-    struct Bytes {
-        bytes: [u8; 16],
-        little: bool,
-    }
-
-    impl DataMemory for Bytes {
-        fn load(&mut self, ea: u64, size: u8) -> Result<u128, Fault> {
-            let mut bytes = self.bytes[ea as usize..ea as usize + usize::from(size)].to_vec();
-            if self.little {
-                bytes.reverse();
-            }
-            Ok(bytes.iter().fold(0, |value, &byte| value << 8 | u128::from(byte)))
-        }
-
-        fn store(&mut self, ea: u64, size: u8, value: u128) -> Result<(), Fault> {
-            for i in 0..usize::from(size) {
-                let place = if self.little { i } else { usize::from(size) - 1 - i };
-                self.bytes[ea as usize + i] = (value >> (8 * place)) as u8;
-            }
-            Ok(())
-        }
-    }
+    use crate::vector::storage::testkit::{Bytes, NUMBERED};
 
     /// VRT 1, RA or VRA 2, VRB 3, VRC 4.
     const INSN: u32 = 1 << 21 | 2 << 16 | 3 << 11 | 4 << 6;
-    const NUMBERED: u128 = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f;
 
+    /// The register, and the storage below 16.
     fn access(op: VmxOp, ea: u64, little: bool, register: u128) -> (u128, [u8; 16]) {
-        let mut memory = Bytes { bytes: std::array::from_fn(|i| i as u8), little };
+        let mut memory = Bytes::numbered(little);
         let mut state = State { msr: 1 << 63 | u64::from(little), ..State::default() };
         state.gpr[2] = ea;
         state.set_vr(1, register);
         execute(op, Insn(INSN), &mut state, &mut memory).expect("storage is there");
-        (state.vr(1), memory.bytes)
+        (state.vr(1), std::array::from_fn(|i| memory.bytes[i]))
     }
 
     fn run(op: VmxOp, word: u32, a: u128, b: u128, c: u128) -> State {
         let mut state = State::default();
         (state.vsr[34], state.vsr[35], state.vsr[36]) = (a, b, c);
-        execute(op, Insn(word), &mut state, &mut Bytes { bytes: [0; 16], little: false }).expect("no storage is accessed");
+        execute(op, Insn(word), &mut state, &mut Bytes::numbered(false)).expect("no storage is accessed");
         state
     }
 
@@ -512,7 +487,7 @@ mod tests {
     fn vscr_keeps_two_bits() {
         let mut state = run(VmxOp::Mtvscr, INSN, 0, u128::MAX, 0);
         assert_eq!(state.vscr, VSCR_NJ | VSCR_SAT);
-        execute(VmxOp::Mfvscr, Insn(INSN), &mut state, &mut Bytes { bytes: [0; 16], little: false }).expect("no storage");
+        execute(VmxOp::Mfvscr, Insn(INSN), &mut state, &mut Bytes::numbered(false)).expect("no storage");
         assert_eq!(state.vr(1), 0x1_0001);
     }
 }

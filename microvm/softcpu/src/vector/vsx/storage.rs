@@ -105,12 +105,6 @@ fn pieces(length: u32) -> impl Iterator<Item = (u32, u8)> {
     whole.into_iter().chain(parts)
 }
 
-/// Where a piece of `size` bytes at `offset` stands in the register: by how many bits from its right end. With `left` (or big-endian) byte 0
-/// of storage is byte 0 of the register, otherwise it is byte 15.
-fn piece_shift(offset: u32, size: u8, left: bool) -> u32 {
-    8 * if left { 16 - offset - u32::from(size) } else { offset }
-}
-
 /// lxvl, lxvll.
 fn load_with_length(left: bool, ea: u64, length: u32, state: &State, memory: &mut dyn DataMemory) -> Result<u128, Fault> {
     let little = storage::little_endian(state);
@@ -118,7 +112,7 @@ fn load_with_length(left: bool, ea: u64, length: u32, state: &State, memory: &mu
     for (offset, size) in pieces(length) {
         let piece = memory.load(storage::truncate(state, ea.wrapping_add(offset.into())), size)?;
         let piece = if left && little { reversed(piece, size) } else { piece };
-        value |= piece << piece_shift(offset, size, left || !little);
+        value |= piece << storage::place(offset, size, left || !little);
     }
     Ok(value)
 }
@@ -134,7 +128,7 @@ fn store_with_length(
 ) -> Result<(), Fault> {
     let little = storage::little_endian(state);
     for (offset, size) in pieces(length) {
-        let piece = value >> piece_shift(offset, size, left || !little) & (u128::MAX >> (128 - 8 * u32::from(size)));
+        let piece = value >> storage::place(offset, size, left || !little) & storage::low_bytes(size);
         let piece = if left && little { reversed(piece, size) } else { piece };
         memory.store(storage::truncate(state, ea.wrapping_add(offset.into())), size, piece)?;
     }
@@ -149,37 +143,11 @@ fn reversed(piece: u128, size: u8) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Insn;
-
-    /// 32 bytes of storage at address 0.
-    struct Bytes {
-        bytes: [u8; 32],
-        little: bool,
-    }
-
-    impl DataMemory for Bytes {
-        fn load(&mut self, ea: u64, size: u8) -> Result<u128, Fault> {
-            let mut bytes = self.bytes[ea as usize..ea as usize + usize::from(size)].to_vec();
-            if self.little {
-                bytes.reverse();
-            }
-            Ok(bytes.iter().fold(0, |value, &byte| value << 8 | u128::from(byte)))
-        }
-
-        fn store(&mut self, ea: u64, size: u8, value: u128) -> Result<(), Fault> {
-            for i in 0..usize::from(size) {
-                let place = if self.little { i } else { usize::from(size) - 1 - i };
-                self.bytes[ea as usize + i] = (value >> (8 * place)) as u8;
-            }
-            Ok(())
-        }
-    }
-
-    const NUMBERED: u128 = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f;
+    use crate::vector::storage::testkit::{Bytes, NUMBERED};
 
     /// Loads from bytes 0, 1, 2 … and stores the register again elsewhere: the register, and whether the same bytes came out.
     fn through(op: VsxOp, back: VsxOp, little: bool, length: u64) -> (u128, bool) {
-        let mut memory = Bytes { bytes: std::array::from_fn(|i| if i < 16 { i as u8 } else { 0xff }), little };
+        let mut memory = Bytes::numbered(little);
         let mut state = State { msr: 1 << 63 | u64::from(little), ..State::default() };
         // XT 33, RA 3, RB 4.
         let insn = Insn(1 << 21 | 3 << 16 | 4 << 11 | 1);
