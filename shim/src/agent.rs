@@ -90,6 +90,7 @@ pub enum AgentError {
 pub struct Agent {
     client: AgentClient,
     vsock: PathBuf,
+    call_timeout: Duration,
     /// Release of the guest's kernel, as the agent tells it.
     pub kernel_release: String,
     /// Boot id of the guest's kernel, as the agent tells it.
@@ -138,6 +139,16 @@ pub async fn connect(vsock: &Path, port: u32) -> Result<UnixStream, AgentError> 
 impl Agent {
     /// Connects and says hello: versions are compared, the guest gets time, entropy, the pod's name and its settings.
     pub async fn connect(vsock: &Path, hostname: &str, sysctls: &HashMap<String, String>) -> Result<Self, AgentError> {
+        Self::connect_with(vsock, hostname, sysctls, CALL_TIMEOUT).await
+    }
+
+    /// The same; each call that is answered from memory gets `call_timeout`.
+    pub async fn connect_with(
+        vsock: &Path,
+        hostname: &str,
+        sysctls: &HashMap<String, String>,
+        call_timeout: Duration,
+    ) -> Result<Self, AgentError> {
         let stream = connect(vsock, AGENT_PORT).await?;
         let client = AgentClient::new(Client::new(Socket::from(stream)));
         let mut entropy = vec![0; ENTROPY_BYTES];
@@ -152,12 +163,12 @@ impl Agent {
             sysctls: sysctls.clone(),
             ..Default::default()
         };
-        let answer = client.hello(limit(CALL_TIMEOUT), &request).await.map_err(|error| failed("hello", &error))?;
+        let answer = client.hello(limit(call_timeout), &request).await.map_err(|error| failed("hello", &error))?;
         if answer.protocol_version != PROTOCOL_VERSION {
             return Err(AgentError::Version { theirs: answer.protocol_version });
         }
         let (kernel_release, boot_id) = (harmless(&answer.kernel_release), harmless(&answer.boot_id));
-        Ok(Self { client, vsock: vsock.to_owned(), kernel_release, boot_id })
+        Ok(Self { client, vsock: vsock.to_owned(), call_timeout, kernel_release, boot_id })
     }
 
     /// Host side of the guest's vsock.
@@ -219,7 +230,7 @@ impl Agent {
     /// Sends a signal.
     pub async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<(), AgentError> {
         let request = KillRequest { id: id.into(), exec_id: exec_id.into(), signal, all, ..Default::default() };
-        self.client.kill(limit(CALL_TIMEOUT), &request).await.map(drop).map_err(|error| failed("kill", &error))
+        self.client.kill(limit(self.call_timeout), &request).await.map(drop).map_err(|error| failed("kill", &error))
     }
 
     /// Waits until the guest's kernel has ended more processes of a container for want of memory than `seen`; how many.
@@ -231,51 +242,57 @@ impl Agent {
 
     /// The agent's view of a process.
     pub async fn state(&self, id: &str, exec_id: &str) -> Result<StateResponse, AgentError> {
-        self.client.state(limit(CALL_TIMEOUT), &process(id, exec_id)).await.map_err(|error| failed("state", &error))
+        self.client.state(limit(self.call_timeout), &process(id, exec_id)).await.map_err(|error| failed("state", &error))
     }
 
     /// Removes an ended process or container.
     pub async fn delete(&self, id: &str, exec_id: &str) -> Result<(), AgentError> {
-        self.client.delete(limit(CALL_TIMEOUT), &process(id, exec_id)).await.map(drop).map_err(|error| failed("delete", &error))
+        self.client
+            .delete(limit(self.call_timeout), &process(id, exec_id))
+            .await
+            .map(drop)
+            .map_err(|error| failed("delete", &error))
     }
 
     /// Changes the size of a process's terminal.
     pub async fn resize(&self, id: &str, exec_id: &str, columns: u32, rows: u32) -> Result<(), AgentError> {
         let request = ResizePtyRequest { id: id.into(), exec_id: exec_id.into(), columns, rows, ..Default::default() };
-        self.client.resize_pty(limit(CALL_TIMEOUT), &request).await.map(drop).map_err(|error| failed("resize", &error))
+        self.client.resize_pty(limit(self.call_timeout), &request).await.map(drop).map_err(|error| failed("resize", &error))
     }
 
     /// Freezes a container.
     pub async fn pause(&self, id: &str) -> Result<(), AgentError> {
-        self.client.pause(limit(CALL_TIMEOUT), &process(id, "")).await.map(drop).map_err(|error| failed("pause", &error))
+        self.client.pause(limit(self.call_timeout), &process(id, "")).await.map(drop).map_err(|error| failed("pause", &error))
     }
 
     /// Lets a frozen container run again.
     pub async fn resume(&self, id: &str) -> Result<(), AgentError> {
-        self.client.resume(limit(CALL_TIMEOUT), &process(id, "")).await.map(drop).map_err(|error| failed("resume", &error))
+        self.client.resume(limit(self.call_timeout), &process(id, "")).await.map(drop).map_err(|error| failed("resume", &error))
     }
 
     /// Guest pids of a container's processes with their exec ids, empty where a process was not added by exec.
     pub async fn pids(&self, id: &str) -> Result<Vec<(u32, String)>, AgentError> {
-        let answer = self.client.pids(limit(CALL_TIMEOUT), &process(id, "")).await.map_err(|error| failed("pids", &error))?;
+        let answer =
+            self.client.pids(limit(self.call_timeout), &process(id, "")).await.map_err(|error| failed("pids", &error))?;
         Ok(answer.processes.into_iter().map(|entry| (entry.pid, entry.exec_id)).collect())
     }
 
     /// The container's cgroup files by name.
     pub async fn stats(&self, id: &str) -> Result<std::collections::HashMap<String, String>, AgentError> {
-        let answer = self.client.stats(limit(CALL_TIMEOUT), &process(id, "")).await.map_err(|error| failed("stats", &error))?;
+        let answer =
+            self.client.stats(limit(self.call_timeout), &process(id, "")).await.map_err(|error| failed("stats", &error))?;
         Ok(answer.cgroup_files)
     }
 
     /// Applies new limits, an OCI LinuxResources as JSON.
     pub async fn update(&self, id: &str, resources_json: &str) -> Result<(), AgentError> {
         let request = UpdateRequest { id: id.into(), resources_json: resources_json.into(), ..Default::default() };
-        self.client.update(limit(CALL_TIMEOUT), &request).await.map(drop).map_err(|error| failed("update", &error))
+        self.client.update(limit(self.call_timeout), &request).await.map(drop).map_err(|error| failed("update", &error))
     }
 
     /// Makes the guest's network what is described.
     pub async fn set_network(&self, request: SetNetworkRequest) -> Result<(), AgentError> {
-        let answer = self.client.set_network(limit(CALL_TIMEOUT), &request).await;
+        let answer = self.client.set_network(limit(self.call_timeout), &request).await;
         answer.map(drop).map_err(|error| failed("network", &error))
     }
 

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::Args;
 use crate::cleanup::{self, CleanupError};
 use crate::config::{Config, ConfigError};
+use crate::farewell::{self, Farewell};
 use crate::paths::{self, PodPaths};
 use crate::spec::{Spec, SpecError};
 
@@ -176,21 +177,25 @@ fn outlive_containers(server: u32) {
     }
 }
 
-/// Cleans up for a container whose shim is gone, and answers for it. May be repeated.
+/// Cleans up for a container whose shim is gone or of no use to containerd any more, and answers for it. May be repeated.
 pub fn delete(args: &Args) -> Result<DeleteResponse, BootstrapError> {
     let bundle = match &args.bundle {
         Some(bundle) => bundle.clone(),
         None => std::env::current_dir().map_err(io("current directory"))?,
     };
+    let mut exit_status = KILLED;
     if let Some(note) = read_note(&bundle) {
-        // A living server looks after its pod itself; containerd asks it, not us, as long as it can reach it.
-        if server_is_gone(&note.socket) {
-            cleanup::remove_pod(&PodPaths::at(note.pod))?;
-            let _ = std::fs::remove_file(&note.socket);
-            cleanup::remove_empty_parents(&note.socket, 2);
+        match farewell::say(&note.socket, &args.id) {
+            Farewell::Answered(status) => exit_status = status.unwrap_or(KILLED),
+            Farewell::Unanswered if server_is_gone(&note.socket) => {
+                cleanup::remove_pod(&PodPaths::at(note.pod))?;
+                let _ = std::fs::remove_file(&note.socket);
+                cleanup::remove_empty_parents(&note.socket, 2);
+            }
+            Farewell::Unanswered => eprintln!("paperboat: the shim at {} neither answers nor ends", note.socket.display()),
         }
     }
-    Ok(DeleteResponse { exit_status: KILLED, exited_at: MessageField::some(SystemTime::now().into()), ..Default::default() })
+    Ok(DeleteResponse { exit_status, exited_at: MessageField::some(SystemTime::now().into()), ..Default::default() })
 }
 
 /// What containerd's introspection service tells of this runtime.

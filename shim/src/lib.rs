@@ -11,7 +11,8 @@
 //!    [`hooks`] may have put them there.
 //! 5. Standard streams are pumped between containerd's fifos and vsock connections ([`streams`]); what happens is told to containerd
 //!    in order ([`events`]).
-//! 6. [`cleanup`] removes what a pod leaves on the host, from the living shim and from the `delete` command alike.
+//! 6. [`cleanup`] removes what a pod leaves on the host, from the living shim and from the `delete` command alike; a shim that lives
+//!    though containerd has given it up is told so first ([`farewell`]).
 
 #![deny(unsafe_code)]
 
@@ -26,6 +27,7 @@ pub mod config;
 pub mod container;
 pub mod elf;
 pub mod events;
+pub mod farewell;
 pub mod hooks;
 pub mod logging;
 pub mod machine;

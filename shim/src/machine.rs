@@ -200,11 +200,8 @@ impl Machine {
             log::warn!("machine.pid: {error}");
         }
         // Before the first page of guest memory, which would stay charged to wherever the process was born.
-        let (place, pod, cgroups_path) = (paths.clone(), pod.to_owned(), spec.cgroups_path().to_owned());
-        let entered = tokio::task::spawn_blocking(move || charge::enter(&place, &pod, &cgroups_path, pid));
-        if let Err(error) = entered.await {
-            log::error!("the pod's cgroup: {error}");
-        }
+        // Here and now, not in a task of its own: a boot that is given up must not enter what was already left.
+        tokio::task::block_in_place(|| charge::enter(paths, pod, spec.cgroups_path(), pid));
         adjust_oom_score(pid, spec.oom_score_adj());
 
         // The socket was bound before the child was born: only its death makes it refuse.

@@ -9,7 +9,7 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::shim_async::Task;
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, sleep};
 use ttrpc::Code;
 use ttrpc::r#async::TtrpcContext;
@@ -48,6 +48,8 @@ struct Shared {
     pod: RwLock<Option<Arc<Pod>>>,
     /// One creation at a time: the first boots the machine the others wait for.
     creating: Mutex<()>,
+    /// A boot under way is to be given up.
+    closing: watch::Sender<bool>,
     done: Notify,
 }
 
@@ -81,6 +83,7 @@ impl Service {
             publisher,
             pod: RwLock::default(),
             creating: Mutex::default(),
+            closing: watch::channel(false).0,
             done: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -108,9 +111,16 @@ impl Service {
     /// Ends what may still be there.
     pub async fn close(&self) {
         let shared = &self.shared;
-        if let Ok(pod) = self.pod() {
-            pod.end_machine().await;
-        }
+        shared.closing.send_replace(true);
+        let end_machine = || async {
+            if let Ok(pod) = self.pod() {
+                pod.end_machine().await;
+            }
+        };
+        // Without its machine a creation fails soon; then there is no other one, and none comes.
+        end_machine().await;
+        let _creation = shared.creating.lock().await;
+        end_machine().await;
         // A pod that was still booting has a directory too.
         let paths = PodPaths::new(&shared.config.state_dir, &shared.namespace, &shared.pod_id);
         let ours = std::fs::read_to_string(paths.owner()).is_ok_and(|owner| Path::new(&owner) == shared.socket);
@@ -138,7 +148,13 @@ impl Service {
             Err(_) => {
                 let shared = &self.shared;
                 let (namespace, id, publisher) = (&shared.namespace, &shared.pod_id, shared.publisher.clone());
-                let pod = Pod::boot(&shared.config, namespace, id, &shared.socket, publisher, options).await?;
+                let mut closing = shared.closing.subscribe();
+                let pod = tokio::select! {
+                    biased;
+                    // Its machine goes with what held it; `close` removes the rest.
+                    _ = closing.wait_for(|closing| *closing) => return Err(PodError::Closing),
+                    pod = Pod::boot(&shared.config, namespace, id, &shared.socket, publisher, options) => pod?,
+                };
                 let pid = pod.pid();
                 self.set_pod(Some(pod));
                 Ok(pid)

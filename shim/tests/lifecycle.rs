@@ -324,3 +324,33 @@ async fn delete_cleans_after_a_shim_that_was_killed() {
     }
     stage.expect_nothing_left().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_ends_what_a_living_shim_still_has() {
+    needs_root!();
+    let stage = Stage::new();
+    let delete = |id: &str| {
+        let output = stage.command(id, &["delete"]).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        api::DeleteResponse::parse_from_bytes(&output.stdout).unwrap().exit_status
+    };
+    // Its task was never made: there is nothing but the shim.
+    stage.start("never", &["cat"], json!({}));
+    assert_eq!(delete("never"), 137);
+    stage.expect_nothing_left().await;
+
+    // It runs; one container of a pod takes nothing from the others.
+    let member = |kind: &str| json!({"io.kubernetes.cri.sandbox-id": "pod", "io.kubernetes.cri.container-type": kind});
+    let client = connect(&stage.start("pod", &["/pause"], member("sandbox"))).await;
+    stage.start("one", &["cat"], member("container"));
+    for id in ["pod", "one"] {
+        client.create(soon(), &stage.create_request(id)).await.unwrap();
+        client.start(soon(), &task(id, "").0).await.unwrap();
+    }
+    assert_eq!(delete("one"), 137);
+    expect_refusal(client.wait(soon(), &task("one", "").1).await, Code::NOT_FOUND);
+    client.connect(soon(), &api::ConnectRequest { id: "pod".into(), ..Default::default() }).await.expect("the pod lives");
+    assert_eq!(delete("pod"), 137);
+    stage.expect_nothing_left().await;
+    assert_eq!(delete("pod"), 137, "and again");
+}

@@ -90,6 +90,9 @@ pub enum PodError {
         /// Memory of the machine.
         machine_bytes: u64,
     },
+    /// Nobody wants the pod any more.
+    #[error("the pod's shim was told to shut down")]
+    Closing,
     /// The process has ended already.
     #[error("process already finished")]
     Finished,

@@ -27,6 +27,9 @@ const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 /// SIGKILL must work whatever the guest does: after this time the whole machine goes.
 const KILL_GRACE: Duration = Duration::from_secs(10);
 
+/// Processes told of a container, Linux's PID_MAX_DEFAULT: their number is the guest's word, and each makes the answer longer.
+const MAX_PROCESSES: usize = 32_768;
+
 impl Pod {
     /// Adds a process, described by the OCI Process in `description`, to a running container.
     pub async fn exec(self: &Arc<Self>, id: &str, exec_id: &str, description: &[u8], stdio: StdioPaths) -> Result<(), PodError> {
@@ -230,7 +233,7 @@ impl Pod {
         if container.role == Role::Sandbox || container.init.exit().is_some() {
             return Ok(1);
         }
-        Ok(self.or_machine_end(self.agent.pids(id)).await?.len().max(1))
+        Ok(self.or_machine_end(self.agent.pids(id)).await?.len().clamp(1, MAX_PROCESSES))
     }
 
     /// The counters of a container: its cgroup's files by name. Nothing runs in a sandbox, so it has none.
