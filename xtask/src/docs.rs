@@ -56,7 +56,7 @@ fn are_machine_options(words: &str) -> bool {
 const FOLLOWED: [&str; 4] = ["configuration.md", "first-pod.md", "install.md", "troubleshooting.md"];
 
 /// Pages whose commands need a network or an engine set up for them, with the tests that do the same in their own way.
-const TESTED: [(&str, &str); 3] = [("docker.md", "docker.rs"), ("network.md", "network.rs"), ("runtime.md", "thin_cut.rs")];
+const TESTED: [(&str, &str); 3] = [("docker.md", "docker/main.rs"), ("network.md", "network.rs"), ("runtime.md", "thin_cut.rs")];
 
 #[test]
 fn every_command_is_run_or_checked() {
