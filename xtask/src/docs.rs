@@ -52,6 +52,12 @@ fn are_machine_options(words: &str) -> bool {
     options.all(|option| fields.contains(&format!("    {}: ", option.replace('-', "_"))))
 }
 
+/// Whether the words begin with a target of the fuzzer.
+fn is_fuzz_target(words: &str) -> bool {
+    let targets = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../microvm/fuzz/src/lib.rs")).unwrap();
+    words.split_whitespace().next().is_some_and(|target| targets.contains(&format!("name: \"{target}\"")))
+}
+
 /// Pages whose shell blocks `e2e/tests/docs.rs` runs as they stand.
 const FOLLOWED: [&str; 4] = ["configuration.md", "first-pod.md", "install.md", "troubleshooting.md"];
 
@@ -77,6 +83,7 @@ fn every_command_is_run_or_checked() {
             // The first kind is parsed here, the second by the tests of the command itself; the machine's options must exist.
             let known = line.contains("cargo xtask ")
                 || line.starts_with("paperboat ")
+                || line.strip_prefix("cargo run --release -p paperboat-fuzz -- ").is_some_and(is_fuzz_target)
                 || line.split_once("paperboat-vmm run ").is_some_and(|(_, words)| are_machine_options(words));
             assert!(known, "{}: nothing runs or checks: {line}", page.display());
         }
