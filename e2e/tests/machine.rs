@@ -125,6 +125,16 @@ fn own_kernel_takes_cpus_away_and_brings_them_back() {
     cpus_go_and_come(&products().kernel);
 }
 
+/// What a guest finds when it is to find an older processor.
+#[test]
+fn a_logical_power8_boots() {
+    let products = products();
+    let mut machine = start(&products, &products.kernel, "", &["--bare", "--cpu", "power8"]);
+    assert_eq!(machine.run("sed -n 's/^cpu[[:space:]]*: //p' /proc/cpuinfo"), "POWER8 (architected), altivec supported");
+    assert_eq!(machine.run("printf abc | sha1sum"), "a9993e364706816aba3e25717850c26c9cd0d89d  -");
+    power_off(machine);
+}
+
 /// Two deterministic runs end with the same registers, instruction count and memory. The guest powers itself off: what is typed comes
 /// when a person types it.
 fn repeats(kernel: &Path) {
@@ -186,6 +196,15 @@ mod slow {
     #[test]
     fn stock_6_12_with_64k_pages_in_every_size() {
         every_size("PAPERBOAT_STOCK_6_12_64K", "6.12.", 160);
+    }
+
+    #[test]
+    fn a_stock_kernel_finds_a_power8() {
+        let Some(kernel) = optional("PAPERBOAT_STOCK_6_12_64K") else { return };
+        let products = products();
+        let mut machine = start(&products, &kernel, "", &["--bare", "--cpu", "power8"]);
+        assert!(machine.run("cat /proc/cpuinfo").contains("POWER8 (architected)"));
+        power_off(machine);
     }
 
     #[test]

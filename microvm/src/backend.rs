@@ -166,6 +166,7 @@ mod tests {
             clock: ClockMode::Host,
             budget_instructions: None,
             processor: Processor::Native,
+            threads_per_core: 1,
         }
     }
 

@@ -253,6 +253,7 @@ impl Machine {
             clock: config.clock,
             budget_instructions: config.budget_instructions,
             processor: config.processor,
+            threads_per_core: topology.threads_per_core,
         })?;
         let console = Arc::new(config.console);
         let platform = Platform::new(PlatformParts {

@@ -114,6 +114,25 @@ fn a_trace_shows_what_was_asked_for() {
 }
 
 #[test]
+fn coverage_is_every_instruction_of_the_run() {
+    let scratch = Scratch::new("coverage");
+    let path = scratch.path("rows");
+    let program = Program::new().print("x").rtas("power-off", &[0, 0]).spin();
+    let output = run(&program, "covered", &["--coverage", path.to_str().unwrap(), "--stats"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report = std::fs::read_to_string(path).unwrap();
+    let total: u64 = report.strip_prefix("# ").unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(stderr(&output).contains(&format!("guest instructions {total},")), "{report}{}", stderr(&output));
+    let count = |mnemonic: &str| -> u64 {
+        let line = report.lines().find(|line| line.split_whitespace().nth(1) == Some(mnemonic)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    // Two hypercalls, and what loads a register is addis, ori, rldicr, oris, ori.
+    assert_eq!((count("sc"), count("ori"), count("xsaddqp")), (2, 2 * count("addis"), 0));
+    assert_eq!(count("addis") * 5 + 2, total);
+}
+
+#[test]
 fn help_teaches() {
     let output = Command::new(vmm()).args(["run", "--help"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
@@ -176,6 +195,8 @@ fn what_cannot_be_is_one_line_that_names_it() {
         (&["--kernel", &good, "--console", "printer"], "stdio, null or file=PATH"),
         (&["--kernel", &good, "--trace", "everything"], "everything"),
         (&["--kernel", &good, "--colour", "red"], "--colour"),
+        (&["--kernel", &good, "--cpu", "power7"], "native or power8"),
+        (&["--kernel", &good, "--backend", "kvm", "--coverage", "/dev/null"], "coverage is counted by the software CPU"),
         (&["--kernel", &good, "--dump-dtb", "/nonexistent/tree"], "/nonexistent/tree"),
         (&["--kernel", &good, "--cmdline", LONG_CMDLINE], "2047"),
         (&["--kernel", &good, "--memory", "16M", "--initrd", large.to_str().unwrap()], "initramfs"),

@@ -34,6 +34,7 @@ fn platform() -> Platform {
         clock: ClockMode::Host,
         budget_instructions: None,
         processor: Processor::Native,
+        threads_per_core: 1,
     };
     let vm = create_vm(BackendChoice::Soft, config, CpuTrace::default()).expect("the software CPU").vm;
     let functions = DeviceConfig { helpers: true, ..DeviceConfig::default() }.make(&ram).expect("two devices");

@@ -152,6 +152,7 @@ pub fn check(make: impl FnOnce(VmConfig) -> Arc<dyn Vm>) -> Result<(), Breach> {
         clock: ClockMode::Host,
         budget_instructions: None,
         processor: Default::default(),
+        threads_per_core: 1,
     });
     vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(true) })?;
     let write = |words: &[u64], address| {

@@ -106,6 +106,8 @@ pub struct VmConfig {
     pub budget_instructions: Option<u64>,
     /// The processor.
     pub processor: Processor,
+    /// vCPUs of one core, by their numbers: those that directed doorbells reach (1, 2, 4 or 8).
+    pub threads_per_core: u32,
 }
 
 /// One page size a segment can hold (a row of `ibm,segment-page-sizes`, LoPAR C.6.2).

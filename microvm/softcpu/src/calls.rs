@@ -56,6 +56,7 @@ mod tests {
             clock: ClockMode::Deterministic,
             budget_instructions: None,
             processor: Default::default(),
+            threads_per_core: 1,
         };
         let vm = SoftVm::new(config).unwrap();
         let mut vcpu = vm.create_soft_vcpu(0).unwrap();

@@ -13,7 +13,6 @@
 //! - Event-based branches: `rfebb` raises facility unavailable. The performance monitor's registers keep what is written and never count.
 //! - `wait` and `stop` end at once, as the ISA allows; partitions idle with H_CEDE.
 //! - `paste.` never finds an accelerator: it reports that nothing was pasted.
-//! - Privileged doorbells reach the vCPU itself only: every vCPU is a core of its own (TIR reads zero).
 //! - `stqcx.` is atomic against other quadword conditional stores; against narrower stores each of its two doublewords is.
 //! - Real mode is the virtual real mode area: all of memory, and a storage interrupt beyond it.
 #![deny(unsafe_code)]

@@ -94,11 +94,13 @@ pub mod attention {
     /// H_PROD.
     pub const PROD: u32 = 16;
     /// The bits that matter in every state. (H_PROD waits for the next H_CEDE.)
-    pub const ALWAYS: u32 = KICK | MAIL | NOTICE | RESET;
+    pub const ALWAYS: u32 = KICK | MAIL | NOTICE | RESET | DOORBELL;
     /// A system reset was asked for.
     pub const RESET: u32 = 32;
     /// A machine check was injected.
     pub const MACHINE_CHECK: u32 = 64;
+    /// Another thread of the core sent a doorbell.
+    pub const DOORBELL: u32 = 128;
 }
 
 /// One vCPU as the others see it.
@@ -137,6 +139,8 @@ pub struct Shared {
     pub budget: Option<u64>,
     /// The version of the architecture that programs may use.
     pub newest: Level,
+    /// vCPUs of a core.
+    pub threads_per_core: u32,
     /// AIL in the low byte, ILE above it.
     interrupt_mode: AtomicU32,
     mailboxes: Box<[Mailbox]>,
@@ -178,6 +182,7 @@ impl Shared {
                 Processor::Native => Level::V300,
                 Processor::Power8 => Level::V207,
             },
+            threads_per_core: config.threads_per_core.max(1),
             interrupt_mode: AtomicU32::new(0),
             mailboxes: (0..config.vcpu_count).map(|_| Mailbox::default()).collect(),
             entropy: Mutex::new(entropy),
@@ -306,6 +311,17 @@ impl Shared {
     /// Clears attention bits; true if any of them was set.
     pub fn clear(&self, id: u32, bits: u32) -> bool {
         self.mailbox(id).is_some_and(|mailbox| mailbox.attention.fetch_and(!bits, Ordering::SeqCst) & bits != 0)
+    }
+
+    /// Which thread of its core vCPU `id` is.
+    pub fn thread_of(&self, id: u32) -> u32 {
+        id % self.threads_per_core
+    }
+
+    /// The vCPU that is thread `thread` of the core of vCPU `id`.
+    pub fn sibling(&self, id: u32, thread: u32) -> Option<u32> {
+        let sibling = id - self.thread_of(id) + thread;
+        (thread < self.threads_per_core && sibling < self.vcpu_count()).then_some(sibling)
     }
 
     /// Makes vCPU `id` evaluate its interrupts at the next block boundary.
@@ -470,6 +486,7 @@ mod tests {
             clock: ClockMode::Host,
             budget_instructions: None,
             processor: Default::default(),
+            threads_per_core: 1,
         };
         Shared::new(&config, Hpt::new(18).unwrap()).unwrap()
     }

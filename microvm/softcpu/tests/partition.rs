@@ -89,8 +89,15 @@ fn partition(vcpu_count: u32, clock: ClockMode) -> (SoftVm, GuestRam) {
 
 fn partition_of(processor: Processor, vcpu_count: u32, clock: ClockMode) -> (SoftVm, GuestRam) {
     let ram = GuestRam::new(MEMORY_BYTES).unwrap();
-    let config =
-        VmConfig { ram: ram.clone(), vcpu_count, hpt_order: 18, clock, budget_instructions: Some(200_000_000), processor };
+    let config = VmConfig {
+        ram: ram.clone(),
+        vcpu_count,
+        hpt_order: 18,
+        clock,
+        budget_instructions: Some(200_000_000),
+        processor,
+        threads_per_core: 2,
+    };
     (SoftVm::new(config).unwrap(), ram)
 }
 
@@ -386,6 +393,7 @@ fn the_budget_ends_an_endless_loop() {
         clock: ClockMode::Deterministic,
         budget_instructions: Some(10_000),
         processor: Default::default(),
+        threads_per_core: 1,
     };
     let vm = SoftVm::new(config).unwrap();
     put(&ram, CODE, &[b(0)]);
@@ -394,6 +402,57 @@ fn the_budget_ends_an_endless_loop() {
     assert_eq!(vcpu.run().unwrap(), Exit::Budget);
     let count = vcpu.handle().stats().instructions.unwrap();
     assert!((10_000..10_064).contains(&count), "{count}");
+}
+
+#[test]
+fn doorbells_reach_the_threads_of_their_core() {
+    const TIR: u32 = 446;
+    const DOORBELL: u64 = 0xa00;
+    let msgsndp = |rb: u32| 31 << 26 | rb << 11 | 142 << 1;
+    let (vm, ram) = partition(4, ClockMode::Host);
+    vm.set_interrupt_mode(InterruptMode { ail: Some(0), little_endian: Some(true) }).unwrap();
+    put(&ram, DOORBELL, &[li(9, DOORBELL as i32), li(3, DONE as i32), SC1]);
+    // A message of type 5 to thread r4, then the sender's own thread number.
+    put(&ram, CODE, &[d(15, 5, 0, 0x2800), x(5, 5, 4, 444), msgsndp(5), mfspr(8, TIR), li(3, DONE as i32), SC1]);
+    // Waits with interrupts enabled.
+    put(&ram, CODE + 0x100, &[li(3, H_CEDE as i32), SC1, b(-8)]);
+    let mut vcpus: Vec<SoftVcpu> = (0..4).map(|id| vm.create_soft_vcpu(id).unwrap()).collect();
+    for vcpu in &mut vcpus {
+        enter(vcpu, CODE, SF_ME | LE);
+    }
+    let go = |vcpu: &mut SoftVcpu, pc, msr, thread| {
+        let mut regs = vcpu.regs();
+        (regs.pc, regs.msr, regs.gpr[4]) = (pc, msr, thread);
+        vcpu.set_regs(&regs);
+    };
+    let mut send = |from: usize, thread: u64| {
+        go(&mut vcpus[from], CODE, SF_ME | LE, thread);
+        assert_eq!(run(&mut vcpus[from]), DONE);
+        let tir = vcpus[from].regs().gpr[8];
+        let hit = (0..4).filter(|id| {
+            let vcpu: &mut SoftVcpu = &mut vcpus[*id];
+            go(vcpu, CODE + 0x100, SF_ME | LE | EE, 0);
+            // A kick ends the wait of those that it was not for.
+            let handle = vcpu.handle();
+            let kicker = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(100));
+                handle.kick();
+            });
+            let reached = matches!(vcpu.run().unwrap(), Exit::Hypercall { nr: DONE, .. });
+            kicker.join().unwrap();
+            if reached {
+                assert_eq!(vcpu.regs().gpr[9], DOORBELL);
+                vcpu.complete_hypercall(HypercallReply::status(0)).unwrap();
+                assert_eq!(vcpu.run().unwrap(), Exit::Kicked);
+            }
+            reached
+        });
+        (tir, hit.collect::<Vec<_>>())
+    };
+    assert_eq!(send(2, 1), (0, vec![3]));
+    assert_eq!(send(3, 0), (1, vec![2]));
+    assert_eq!(send(1, 1), (1, vec![1]));
+    assert_eq!(send(0, 2), (0, vec![]), "no such thread");
 }
 
 #[test]

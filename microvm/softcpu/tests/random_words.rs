@@ -53,6 +53,7 @@ fn round(seed: u64) {
         clock: ClockMode::Deterministic,
         budget_instructions: Some(BUDGET),
         processor: Default::default(),
+        threads_per_core: 1,
     };
     let vm = SoftVm::new(config).unwrap();
     let little_endian = random.next() & 1 == 0;

@@ -47,6 +47,7 @@ impl Guest {
             clock: ClockMode::Host,
             budget_instructions: None,
             processor: Default::default(),
+            threads_per_core: 1,
         };
         let vm = paperboat_kvm::create(config).unwrap();
         vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(true) }).unwrap();

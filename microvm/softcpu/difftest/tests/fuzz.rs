@@ -86,8 +86,15 @@ fn round(rng: &mut Rng, ops: &[Op]) -> (u64, Exit) {
     let words: Vec<u8> = (0..0x1_8000 / 4).flat_map(|_| random_word(rng, ops).to_be_bytes()).collect();
     ram.memory().write_slice(&words, GuestAddress(0)).expect("inside");
     let clock = ClockMode::Deterministic;
-    let config =
-        VmConfig { ram, vcpu_count: 1, hpt_order: 18, clock, budget_instructions: Some(BUDGET), processor: Default::default() };
+    let config = VmConfig {
+        ram,
+        vcpu_count: 1,
+        hpt_order: 18,
+        clock,
+        budget_instructions: Some(BUDGET),
+        processor: Default::default(),
+        threads_per_core: 1,
+    };
     let vm = SoftVm::new(config).expect("a machine");
     let little_endian = Some(rng.one_in(4));
     vm.set_interrupt_mode(InterruptMode { ail: Some(rng.pick(&[0, 0, 2, 3])), little_endian }).expect("a mode");

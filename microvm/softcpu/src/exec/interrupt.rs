@@ -175,6 +175,8 @@ impl Cpu {
                 let fscr = self.spr[sprn::FSCR];
                 self.spr[sprn::FSCR] = fscr & !(0xff << 56) | u64::from(facility) << 56;
             }
+            // Taking it ends it: a doorbell is rung once.
+            Interrupt::Doorbell => self.doorbell = false,
             _ => {}
         }
         if let Some(trace) = &mut self.trace {

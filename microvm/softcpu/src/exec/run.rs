@@ -170,6 +170,9 @@ impl Engine {
         if wanted & attention::NOTICE != 0 {
             shared.clear(id, attention::NOTICE);
         }
+        if wanted & attention::DOORBELL != 0 {
+            self.cpu.doorbell |= shared.clear(id, attention::DOORBELL);
+        }
         // H_PROD to a vCPU that has not ceded stays: its next H_CEDE returns at once.
         let pending = if wanted & attention::RESET != 0 && shared.clear(id, attention::RESET) {
             Some(Interrupt::SystemReset)
@@ -230,6 +233,7 @@ impl Engine {
         const WAKES: u32 = attention::KICK
             | attention::EXTERNAL
             | attention::NOTICE
+            | attention::DOORBELL
             | attention::PROD
             | attention::RESET
             | attention::MACHINE_CHECK;
@@ -240,6 +244,7 @@ impl Engine {
                 return Some(Exit::Kicked);
             }
             shared.clear(id, attention::NOTICE);
+            self.cpu.doorbell |= shared.clear(id, attention::DOORBELL);
             self.look_at_clock();
             let prodded = shared.clear(id, attention::PROD);
             let reset = shared.attention(id) & (attention::RESET | attention::MACHINE_CHECK) != 0;

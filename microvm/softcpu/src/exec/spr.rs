@@ -66,6 +66,8 @@ pub enum Kind {
     ClearBits(u16),
     /// Pending doorbells.
     Dpdes,
+    /// Which thread of its core it is.
+    Tir,
     /// Reads zero.
     Zero,
 }
@@ -165,7 +167,7 @@ spr_table! {
     PCR = 338, Hyp, Hyp, 0, Plain;
     HEIR = 339, Hyp, Hyp, 0, Plain;
     AMOR = 349, Hyp, Hyp, 0, Plain;
-    TIR = 446, Sup, No, 0, Kind::Zero;
+    TIR = 446, Sup, No, 0, Kind::Tir;
     PTCR = 464, Hyp, Hyp, 0, Plain;
     // Performance monitor: kept, never counting. From problem state the counters are readable.
     SIER_USER = 768, All, No, 0, Alias(784);
@@ -323,7 +325,8 @@ pub(super) fn read(cpu: &mut Cpu, number: u16) -> Result<Option<u64>, Stop> {
             facility_enabled(cpu, facility::EBB)?;
             cpu.spr[other] >> 32
         }
-        Kind::Dpdes => u64::from(cpu.doorbell),
+        Kind::Dpdes => u64::from(cpu.doorbell) << cpu.shared.thread_of(cpu.id),
+        Kind::Tir => u64::from(cpu.shared.thread_of(cpu.id)),
         Kind::Zero => 0,
     }))
 }
@@ -377,7 +380,7 @@ pub(super) fn write(cpu: &mut Cpu, number: u16, value: u64) -> Result<(), Stop> 
             let bits = value << 32;
             if number == self::number::BESCRSU { cpu.spr[other] |= bits } else { cpu.spr[other] &= !bits }
         }
-        Kind::Timebase | Kind::TimebaseUpper | Kind::Alias(_) | Kind::Dpdes | Kind::Zero => {}
+        Kind::Timebase | Kind::TimebaseUpper | Kind::Alias(_) | Kind::Dpdes | Kind::Tir | Kind::Zero => {}
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! System linkage, SPR moves, storage control and processor control (ISA 3.0B II, III).
 
 use crate::mmu::SlbInvalidation;
+use crate::shared::attention;
 use crate::table::{Insn, Privilege, SystemOp};
 
 use super::interrupt::facility;
@@ -90,21 +91,27 @@ pub(super) fn execute(cpu: &mut Cpu, op: SystemOp, insn: Insn) -> Result<(), Sto
         Slbsync => {}
         // More than asked for is allowed: the next accesses fill the soft TLB again.
         Tlbiel => cpu.storage.forget_all(),
-        Msgsndp if doorbell_to_self(rb) => {
-            cpu.doorbell = true;
-            cpu.shared.notice(cpu.id);
+        Msgsndp => {
+            if let Some(thread) = doorbell_target(cpu, rb) {
+                cpu.shared.raise(thread, attention::DOORBELL);
+            }
         }
-        Msgclrp if doorbell_to_self(rb) => cpu.doorbell = false,
-        Msgsndp | Msgclrp => {}
+        Msgclrp => {
+            if let Some(thread) = doorbell_target(cpu, rb) {
+                cpu.shared.clear(thread, attention::DOORBELL);
+                cpu.doorbell &= thread != cpu.id;
+            }
+        }
         Hrfid | Tlbie | Tlbsync | Msgsnd | Msgclr | Msgsync | Lbzcix | Lhzcix | Lwzcix | Ldcix | Stbcix | Sthcix | Stwcix
         | Stdcix => return Err(program::illegal()),
     }
     Ok(())
 }
 
-/// A privileged doorbell reaches the threads of one core; every vCPU here is a core, its only thread has tag 0 (TIR).
-fn doorbell_to_self(rb: u64) -> bool {
-    rb >> 27 & 0x1f == DOORBELL_TYPE && rb & 0x7f == 0
+/// The vCPU that a privileged doorbell is for: a thread of the sender's core, named by its TIR.
+fn doorbell_target(cpu: &Cpu, rb: u64) -> Option<u32> {
+    let thread = (rb & 0x7f) as u32;
+    cpu.shared.sibling(cpu.id, thread).filter(|_| rb >> 27 & 0x1f == DOORBELL_TYPE)
 }
 
 fn enabled(cpu: &Cpu, bit: u8) -> Result<(), Stop> {

@@ -35,6 +35,7 @@ fn cpu() -> Cpu {
         clock: ClockMode::Deterministic,
         budget_instructions: None,
         processor: Default::default(),
+        threads_per_core: 1,
     };
     let mut cpu = Cpu::new(&Arc::new(Shared::new(&config, Hpt::new(18).unwrap()).unwrap()), 0);
     cpu.set_msr(msr::SF | msr::LE | msr::FP | msr::VEC | msr::VSX);
