@@ -89,6 +89,9 @@ fn mounts_are_what_the_specification_says() {
         bind(&writable, "/w", "rbind:rw"),
         bind(&sealed, "/s", "rbind:ro"),
         bind(&sealed, "/w/inner", "rbind:ro"),
+        bind(&writable, "/top", "rbind:ro"),
+        bind(&writable, "/all", "rbind:rro"),
+        bind(&writable, "/alone", "bind:rw"),
         bind(&file, "/etc/single", "bind:ro"),
         bind(&strict.0, "/strict", "rbind:rw"),
         bind(&shared.0, "/dev/shm", "rbind:rw"),
@@ -103,6 +106,11 @@ fn mounts_are_what_the_specification_says() {
         holds 'and is read' grep 'from the host' /w/inner/fact
         holds 'what is mounted below a volume comes along' grep deep /w/below/deep
         holds 'and is written' touch /w/below/guest
+        fails 'read-only holds for the mount itself' touch /top/x
+        fails 'and in the guest for what is mounted below' touch /top/below/y
+        fails 'recursively read-only holds for the mount' touch /all/x
+        fails 'and for what is mounted below' touch /all/below/x
+        fails 'a bind that is not recursive leaves out what is mounted below' [ -e /alone/below/deep ]
         holds 'a single file is read' grep 'one file' /etc/single
         fails 'a single read-only file is not written' sh -c 'echo x > /etc/single'
         fails 'nothing runs from a volume that the host mounts noexec' /strict/program
@@ -118,7 +126,7 @@ fn mounts_are_what_the_specification_says() {
         holds 'null is null' sh -c 'echo x > /dev/null'
         holds 'zero is zero' dd if=/dev/zero of=/dev/null bs=1 count=1";
     let output = expect_all(&host, &options, "mounts", script);
-    assert_eq!(output.lines().count(), 22, "{output}");
+    assert_eq!(output.lines().count(), 27, "{output}");
     assert_eq!(fs::read_to_string(writable.join("new")).unwrap(), "new\n");
     assert!(writable.join("below/guest").exists());
     assert_eq!(fs::read_dir(&shared.0).unwrap().count(), 0, "shared memory stays in the guest");
@@ -205,12 +213,16 @@ fn what_either_side_changes_the_other_sees_while_the_container_runs() {
     symlink("..one", config.join("..data")).unwrap();
     symlink("..data/key", config.join("key")).unwrap();
     let volume = directory(&host, "volume");
+    // Mounts propagate from shared ones, as all are on most machines.
+    let _shared = Tmpfs::mount(&volume, MsFlags::empty());
+    mount(None::<&str>, &volume, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
     fs::write(volume.join("counter"), "1\n").unwrap();
     let before = host.leftovers();
     let mounts = [bind(&config, "/config", "rbind:ro"), bind(&volume, "/volume", "rbind:rw")];
     let script = "cat /config/key; cat /volume/counter; echo ready > /volume/ready; sync /volume/ready
         until grep second /config/key; do sleep 0.2; done; until grep 2 /volume/counter; do sleep 0.2; done
-        until [ -e /volume/later/file ]; do sleep 0.2; done; cat /volume/later/file";
+        until [ -e /volume/later/file ]; do sleep 0.2; done; cat /volume/later/file
+        until [ -e /volume/mounted/file ]; do sleep 0.2; done; cat /volume/mounted/file";
     thread::scope(|scope| {
         let options: Vec<&str> = mounts.iter().flat_map(|mount| ["--mount", mount.as_str()]).collect();
         let host = &host;
@@ -222,9 +234,12 @@ fn what_either_side_changes_the_other_sees_while_the_container_runs() {
         fs::write(volume.join("counter"), "2\n").unwrap();
         fs::create_dir(volume.join("later")).unwrap();
         fs::write(volume.join("later/file"), "later\n").unwrap();
+        // What is mounted below the volume later is seen as well.
+        let mounted = Tmpfs::mount(&volume.join("mounted"), MsFlags::empty());
+        fs::write(mounted.0.join("file"), "mounted\n").unwrap();
         let output = running.join().unwrap().unwrap();
         expect::code(host, &output, 0);
-        assert_eq!(output.stdout, "first\n1\nsecond\n2\nlater\n");
+        assert_eq!(output.stdout, "first\n1\nsecond\n2\nlater\nmounted\n");
     });
     expect::nothing_left(&host, &before);
 }
