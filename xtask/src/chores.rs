@@ -34,7 +34,7 @@ impl Products {
         let host = Host::detect()?;
         setup::ensure_packages(ctx, &host)?;
         let engines = engines::prepare(ctx, &host, scope)?;
-        images::prepare(ctx, &host)?;
+        images::prepare(ctx, &host, scope)?;
         let tools = toolchain::prepare(ctx, &host)?;
         let agent = guest::agent(ctx, &host, &tools)?;
         let initramfs = guest::initramfs(ctx, &agent)?;
@@ -95,7 +95,7 @@ pub fn kernel(ctx: &Ctx, args: &KernelArgs) -> Result<()> {
 pub fn images(ctx: &Ctx) -> Result<()> {
     let host = Host::detect()?;
     setup::ensure_packages(ctx, &host)?;
-    let archives = images::prepare(ctx, &host)?;
+    let archives = images::prepare(ctx, &host, Scope::All)?;
     let tools = toolchain::prepare(ctx, &host)?;
     let agent = guest::agent(ctx, &host, &tools)?;
     let initramfs = guest::initramfs(ctx, &agent)?;

@@ -71,7 +71,7 @@ pub enum Chore {
 
     /// Make the guest's initramfs and the OCI images
     ///
-    /// The initramfs holds the agent; the images (busybox, debian, pause, platforms) are made of Debian's ppc64el
+    /// The initramfs holds the agent; the images (busybox, debian, workbench, pause, platforms) are made of Debian's ppc64el
     /// packages without emulation. Takes 3 minutes once (compiling the agent), then seconds. Caches each archive.
     Images,
 

@@ -12,6 +12,7 @@ use oci_spec::image::Arch;
 use crate::apt::{AptRoot, Deb, Suite};
 use crate::cache::Inputs;
 use crate::ctx::Ctx;
+use crate::engines::Scope;
 use crate::guest;
 use crate::layer::Layer;
 use crate::oci::{Archive, Behaviour, PATH};
@@ -46,15 +47,25 @@ const DEBIAN: &[&str] = &[
     "util-linux",
 ];
 
-/// Makes all images. Returns their names and archives.
-pub fn prepare(ctx: &Ctx, host: &Host) -> Result<Vec<(&'static str, PathBuf)>> {
+/// What the `workbench` image has beyond `debian`: servers, databases, a compiler.
+const WORKBENCH: &[&str] = &["gcc", "git", "iperf3", "libc6-dev", "make", "redis-server", "sqlite3"];
+/// Parts of packages that nobody needs here, large ones: link-time optimisation, Perl's modules.
+const UNUSED: &[&str] = &["usr/libexec/gcc/powerpc64le-linux-gnu/14/lto1", "usr/share/perl/"];
+
+/// Makes all images that `scope` needs. Returns their names and archives.
+pub fn prepare(ctx: &Ctx, host: &Host, scope: Scope) -> Result<Vec<(&'static str, PathBuf)>> {
     debug_tools(ctx, host)?;
-    Ok(vec![
+    let mut made = vec![
         ("busybox", busybox(ctx, host)?),
         ("pause", pause(ctx, host)?),
         ("platforms", platforms(ctx, host)?),
-        ("debian", debian(ctx)?),
-    ])
+        ("debian", debian(ctx, "debian", &[], "Debian trixie with bash, coreutils, procps, python3 and iproute2")?),
+    ];
+    if scope == Scope::All {
+        let description = "Debian trixie with redis, sqlite3, iperf3, git, gcc and make";
+        made.push(("workbench", debian(ctx, "workbench", WORKBENCH, description)?));
+    }
+    Ok(made)
 }
 
 /// Makes the `busybox` image: one static program with a name for each of its tools.
@@ -112,16 +123,16 @@ fn pause(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
     })
 }
 
-/// A small Debian: shell, tools, Python.
-fn debian(ctx: &Ctx) -> Result<PathBuf> {
+/// A small Debian: shell, tools, Python, and `more` packages.
+fn debian(ctx: &Ctx, name: &'static str, more: &[&str], description: &str) -> Result<PathBuf> {
     let apt = AptRoot::open(ctx, Suite { release: RELEASE.into(), arch: "ppc64el".into(), security: false })?;
-    let debs = apt.closure(DEBIAN)?;
-    image(ctx, "debian", inputs_of(&debs), |archive| {
+    let debs = apt.closure(&[DEBIAN, more].concat())?;
+    image(ctx, name, inputs_of(&debs), |archive| {
         apt.fetch(&debs)?;
         let how = Behaviour {
             env: vec![PATH.into()],
             cmd: vec!["bash".into()],
-            labels: labels("debian", "Debian trixie with bash, coreutils, procps, python3 and iproute2"),
+            labels: labels(name, description),
             ..Behaviour::default()
         };
         archive.image(Arch::PowerPC64le, &debian_layer(&debs)?, &how)
@@ -154,6 +165,7 @@ fn debian_layer(debs: &[Deb]) -> Result<Layer> {
     layer.symlink("usr/bin/sh", "dash");
     layer.symlink("usr/bin/awk", "mawk");
     layer.file("etc/hostname", 0o644, "debian\n");
+    UNUSED.iter().for_each(|path| layer.drop_below(path, |_| false));
     for below in ["usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/lintian/", "usr/share/info/"] {
         // Licences stay with what they cover.
         layer.drop_below(below, |path| path.ends_with("/copyright"));
