@@ -280,6 +280,11 @@ impl Agent for Guest {
         Ok(agent::WaitResponse::new())
     }
 
+    async fn set_network(&self, _: &TtrpcContext, _: agent::SetNetworkRequest) -> ttrpc::Result<agent::Empty> {
+        // Its processes have the host's.
+        Ok(agent::Empty::new())
+    }
+
     async fn shutdown(&self, _: &TtrpcContext, _: agent::Empty) -> ttrpc::Result<agent::Empty> {
         self.ended.send_replace(Some(Reason::POWER_OFF));
         Ok(agent::Empty::new())

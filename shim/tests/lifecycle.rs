@@ -300,6 +300,8 @@ async fn a_dead_machine_ends_its_tasks_and_says_why() {
     let (start, wait, delete) = task("doomed", "");
     client.start(soon(), &start).await.unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    // Clients kill before they delete: whoever asks first hears that there is nothing left to kill, and can delete.
+    expect_refusal(client.kill(soon(), &kill("doomed", 9)).await, Code::NOT_FOUND);
     assert_eq!(client.wait(soon(), &wait).await.unwrap().exit_status, 137);
     let words = words.await.unwrap();
     assert!(words.contains("killed by signal 9"), "{words}");
@@ -322,6 +324,41 @@ async fn delete_cleans_after_a_shim_that_was_killed() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(api::DeleteResponse::parse_from_bytes(&output.stdout).unwrap().exit_status, 137);
     }
+    stage.expect_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reboot_delete_removes_the_state_and_touches_no_process() {
+    needs_root!();
+    let stage = Stage::new();
+    let client = connect(&stage.start("old", &["cat"], json!({}))).await;
+    client.create(soon(), &stage.create_request("old")).await.unwrap();
+    let connected = client.connect(soon(), &api::ConnectRequest { id: "old".into(), ..Default::default() }).await.unwrap();
+    // A reboot ends the processes and the mounts; files on a disk stay, with numbers that mean other processes by now.
+    for pid in [connected.shim_pid, connected.task_pid] {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
+    }
+    let pod = stage.path("p/ns/old");
+    paperboat_shim::cleanup::unmount_below(&pod).unwrap();
+    let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+    fs::write(pod.join("machine.pid"), format!("{} 1\n", other.id())).unwrap();
+    fs::write(pod.join("cgroups"), "/sys/fs/cgroup/nothing/of/this/boot\n").unwrap();
+    for _ in 0..2 {
+        let output = stage.command("old", &["delete"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(other.try_wait().unwrap().is_none(), "another process was ended");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    stage.expect_nothing_left().await;
+    // A pod of that name can be made at once, also where nobody deleted the old one.
+    fs::create_dir_all(stage.path("p/ns/old/share")).unwrap();
+    fs::write(pod.join("owner"), stage.path("p/s/long-gone").display().to_string()).unwrap();
+    fs::remove_dir_all(stage.path("old")).unwrap();
+    let client = connect(&stage.start("old", &["cat"], json!({}))).await;
+    client.create(soon(), &stage.create_request("old")).await.unwrap();
+    client.delete(soon(), &task("old", "").2).await.unwrap();
+    client.shutdown(soon(), &api::ShutdownRequest::new()).await.unwrap();
     stage.expect_nothing_left().await;
 }
 

@@ -14,6 +14,7 @@ use crate::agent::AgentError;
 use crate::container::{Container, Exit, Phase, Process};
 use crate::events::Event;
 use crate::hooks::Moment;
+use crate::machine::MachineError;
 use crate::spec::Role;
 use crate::streams::{StdioPaths, Streams};
 use crate::{cleanup, size};
@@ -132,11 +133,14 @@ impl Pod {
             return self.kill_sandbox(&process, signal).await;
         }
         let call = self.or_machine_end(self.agent.kill(id, exec_id, signal, all));
-        if signal != SIGKILL {
-            return call.await;
-        }
-        match tokio::time::timeout(KILL_GRACE, call).await {
-            Ok(Err(PodError::Agent(AgentError::NotFound(_)))) => Err(PodError::Finished),
+        let limit = if signal == SIGKILL { KILL_GRACE } else { Duration::MAX };
+        match tokio::time::timeout(limit, call).await {
+            Ok(Err(PodError::Agent(AgentError::NotFound(_)))) if signal == SIGKILL => Err(PodError::Finished),
+            Ok(Err(PodError::Machine(MachineError::Ended(_)))) => {
+                // Its processes went with it, and who asked may delete them next.
+                let _ = tokio::time::timeout(EXEC_END_GRACE, process.ended()).await;
+                Err(PodError::Finished)
+            }
             Ok(done) => done,
             Err(_) => {
                 log::error!("the agent did not kill container {id} within {KILL_GRACE:?}: ending the machine");
