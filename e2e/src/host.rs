@@ -311,11 +311,12 @@ fn write_configuration(products: &Products, directory: &Path, setup: &Setup) -> 
     std::fs::write(directory.join("containerd.toml"), containerd).map_err(io("containerd's configuration"))?;
     let more = &setup.configuration;
     // What a test sets takes the place of what is set here.
-    let ours = [
+    let mut ours = vec![
         ("kernel", products.kernel.display().to_string()),
         ("initramfs", products.initramfs.display().to_string()),
         ("state_dir", directory.join("p").display().to_string()),
     ];
+    ours.extend(products.backend.clone().map(|backend| ("backend", backend)));
     let mut text = more.clone();
     for (key, value) in ours {
         if !more.lines().any(|line| line.starts_with(&format!("{key}:"))) {

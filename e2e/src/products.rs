@@ -77,6 +77,8 @@ pub struct Products {
     pub images: PathBuf,
     /// Directory with runc.
     pub runc: PathBuf,
+    /// The backend that every machine is to have; without it the runtime chooses.
+    pub backend: Option<String>,
 }
 
 impl Products {
@@ -88,6 +90,7 @@ impl Products {
             initramfs: from_environment("PAPERBOAT_INITRAMFS")?,
             images: from_environment("PAPERBOAT_IMAGES")?,
             runc: from_environment("PAPERBOAT_RUNC_BIN")?,
+            backend: std::env::var("PAPERBOAT_BACKEND").ok(),
         })
     }
 }

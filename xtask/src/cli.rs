@@ -199,8 +199,12 @@ pub enum LabChore {
         #[arg(last = true)]
         command: Vec<String>,
     },
-    /// Boot one, run the tests of KVM in it, end it
-    Test,
+    /// Boot one, run the tests of KVM and of containers in it, end it
+    Test {
+        /// Every end-to-end suite, on each kind of machine in turn
+        #[arg(long)]
+        all: bool,
+    },
     /// Connect this terminal to a shell on its console; Ctrl-] leaves it
     Shell,
     /// End it

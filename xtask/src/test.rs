@@ -74,7 +74,7 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
         }
     }
     if args.stage == Some(Stage::Lab) || args.all && args.stage.is_none() {
-        stage("lab", &mut || lab::stage(ctx));
+        stage("lab", &mut || lab::stage(ctx, args.all));
     } else if args.stage.is_none() {
         ctx.ui.line("test", "lab: not run: it is part of --all, and --stage lab runs it by itself");
     }

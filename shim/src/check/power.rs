@@ -98,7 +98,11 @@ pub fn findings(host: &Host, kvm: &io::Result<()>) -> Vec<Finding> {
     });
     findings.push(match host.page_bytes {
         65536 => Finding::good("page size", "64 KiB"),
-        bytes => Finding::note("page size", format!("{bytes} bytes: guests get 4 KiB pages"), "boot a kernel with 64 KiB pages"),
+        bytes => Finding::note(
+            "page size",
+            format!("{bytes} bytes cannot back a guest's pages of 64 KiB: pods run on the software CPU"),
+            "boot a kernel with 64 KiB pages (Debian's ends in -64k)",
+        ),
     });
     findings.push(match host.cma_bytes {
         CMA_ENOUGH_BYTES.. => Finding::good("contiguous memory", format!("{} MiB for guests' page tables", host.cma_bytes >> 20)),

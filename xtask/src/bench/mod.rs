@@ -3,8 +3,8 @@
 mod boot;
 mod cpu;
 mod machine;
-mod overhead;
-mod peer;
+pub mod overhead;
+pub mod peer;
 mod start;
 
 use std::fs;
@@ -44,6 +44,11 @@ const BENCHES: &[Bench] = &[
         name: "start",
         about: "processor seconds, instructions and memory of a pod's start, beside QEMU and runc (4 minutes, root)",
         measure: start::measure,
+    },
+    Bench {
+        name: "lab",
+        about: "Paperboat's machine and containers under KVM-HV beside QEMU's and runc's, in the POWER lab (three minutes once the lab is built)",
+        measure: crate::lab::measure,
     },
     Bench { name: "size", about: "bytes of the kernel and the initramfs that every pod loads (a second)", measure: size },
 ];
@@ -206,7 +211,7 @@ pub fn run(ctx: &Ctx, args: &BenchArgs) -> Result<()> {
 }
 
 /// Median of measured values.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

@@ -52,7 +52,7 @@ pub fn measure(lab: &Lab, kernel: &Path, memory_bytes: u64) -> Result<Figure> {
 }
 
 /// Proportional set size of all mappings but guest memory's and the page table's.
-fn own_bytes(smaps: &str, table_bytes: u64) -> u64 {
+pub fn own_bytes(smaps: &str, table_bytes: u64) -> u64 {
     let mut total = 0;
     let mut counted = true;
     for line in smaps.lines() {

@@ -3,7 +3,7 @@
 //! QEMU starts at 0x100, where the kernel belongs, so the first jumps away and the second copies the kernel down.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -25,34 +25,32 @@ const RESET: usize = 0x100;
 /// Version register of a POWER9 DD2.2, as QEMU's `power9` shows it.
 const POWER9_PVR: u32 = 0x004e_1202;
 
+/// How QEMU emulates the partition that our machine offers.
+const TCG: &[&str] = &[
+    "-machine",
+    "pseries,ic-mode=xics,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off",
+    "-machine",
+    "cap-hpt-max-page-size=16M,usb=off",
+    "-cpu",
+    "power9",
+];
+/// The same under KVM-HV, where guest pages are no larger than the host's. A compatibility mode older than radix makes QEMU provide a hashed
+/// page table from the start; it otherwise waits for firmware to ask for one.
+pub const KVM: &[&str] = &[
+    "-machine",
+    "pseries,accel=kvm,ic-mode=xics,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off",
+    "-machine",
+    "cap-hpt-max-page-size=64K,usb=off,max-cpu-compat=power8",
+    "-cpu",
+    "host",
+];
+
 /// The command that boots `vmlinux` with `initramfs` and the kernel's command line in QEMU; files it needs are written below `dir`.
 pub fn command(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Result<Command> {
-    let flat = flatten(&fs::read(vmlinux)?).with_context(|| format!("read {}", vmlinux.display()))?;
-    let initrd_size = fs::metadata(initramfs)?.len();
-    ensure!((flat.len() as u64) < KERNEL_LIMIT, "the kernel is too large for the peer's loader");
-    ensure!(initrd_size < INITRD_LIMIT, "the initramfs is too large for the peer's loader");
-    let write = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
-        let path = dir.join(name);
-        fs::write(&path, bytes)?;
-        Ok(path)
-    };
-    let first = write("stage1", &first_stage())?;
+    let dir = fs::canonicalize(dir).with_context(|| format!("find {}", dir.display()))?;
+    write_files(&dir, vmlinux, initramfs, cmdline, memory_bytes)?;
     let mut qemu = Command::new("qemu-system-ppc64");
-    qemu.args(["-machine", "pseries,ic-mode=xics,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off"])
-        .args(["-machine", "cap-hpt-max-page-size=16M,usb=off", "-cpu", "power9", "-nodefaults", "-display", "none"])
-        .args(["-serial", "stdio", "-m", &format!("{}M", memory_bytes >> 20), "-bios"])
-        .arg(first);
-    let parts = [
-        (write("stage2", &words(&second_stage(flat.len())))?, STAGE2),
-        (write("kernel", &flat)?, KERNEL),
-        (write("tree", &tree(cmdline, memory_bytes, initrd_size)?)?, TREE),
-        (write("rtas", &words(&RTAS_CALL))?, RTAS),
-        (initramfs.to_owned(), INITRD),
-    ];
-    for (file, address) in parts {
-        let device = format!("loader,file={},addr={address:#x},force-raw=on", fs::canonicalize(&file)?.display());
-        qemu.args(["-device", &device]);
-    }
+    qemu.args(TCG).args(arguments(memory_bytes, &dir));
     Ok(qemu)
 }
 
@@ -67,6 +65,43 @@ pub fn firmware_command(vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_
         .arg("-initrd")
         .arg(initramfs);
     qemu
+}
+
+/// What QEMU loads: files, and where each lies in the guest's memory.
+const PARTS: [(&str, u64); 5] = [("stage2", STAGE2), ("kernel", KERNEL), ("tree", TREE), ("rtas", RTAS), ("initrd", INITRD)];
+const FIRST: &str = "stage1";
+
+/// Writes the files below `dir`.
+pub fn write_files(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Result<()> {
+    let flat = flatten(&fs::read(vmlinux)?).with_context(|| format!("read {}", vmlinux.display()))?;
+    let initrd = fs::read(initramfs).with_context(|| format!("read {}", initramfs.display()))?;
+    ensure!((flat.len() as u64) < KERNEL_LIMIT, "the kernel is too large for the peer's loader");
+    ensure!((initrd.len() as u64) < INITRD_LIMIT, "the initramfs is too large for the peer's loader");
+    let tree = tree(cmdline, memory_bytes, initrd.len() as u64)?;
+    let second = words(&second_stage(flat.len()));
+    for (name, bytes) in [FIRST, "stage2", "kernel", "tree", "rtas", "initrd"].iter().zip([
+        first_stage(),
+        second,
+        flat,
+        tree,
+        words(&RTAS_CALL),
+        initrd,
+    ]) {
+        fs::write(dir.join(name), bytes).with_context(|| format!("write {name}"))?;
+    }
+    Ok(())
+}
+
+/// What QEMU is told of them when they lie in `dir`: a guest with a serial line on standard output and no devices.
+pub fn arguments(memory_bytes: u64, dir: &Path) -> Vec<String> {
+    let mut arguments: Vec<String> = ["-nodefaults", "-display", "none", "-serial", "stdio"].map(str::to_owned).into();
+    arguments.extend(["-m".into(), format!("{}M", memory_bytes >> 20)]);
+    arguments.extend(["-bios".into(), dir.join(FIRST).display().to_string()]);
+    for (name, address) in PARTS {
+        let device = format!("loader,file={},addr={address:#x},force-raw=on", dir.join(name).display());
+        arguments.extend(["-device".into(), device]);
+    }
+    arguments
 }
 
 /// `mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1; blr`: RTAS is a hypercall of the emulator.

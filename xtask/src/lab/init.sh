@@ -12,4 +12,6 @@ for share in jobs products; do
 done
 $b mount --move /dev /newroot/dev
 $b umount /proc
+# Tests take it away and bring it back.
+$b cp /modules/kvm_hv.ko /newroot/lab/
 exec $b switch_root /newroot /lab/init

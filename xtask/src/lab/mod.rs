@@ -6,8 +6,10 @@
 //! | `rootfs.rs`, `init.sh`, `system.sh` | what the lab boots |
 //! | `programs.rs` | what it is given to run |
 //! | `session.rs`, `terminal.rs` | a running lab: jobs, console, end |
-//! | `suite.rs` | the tests |
+//! | `suite.rs`, `engine.sh`, `hosts.sh`, `container.sh` | the tests |
+//! | `figures.rs`, `figures.sh` | the benchmark |
 
+mod figures;
 mod programs;
 mod qemu;
 mod rootfs;
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+pub use figures::measure;
 pub use suite::stage;
 
 use crate::cli::{LabArgs, LabChore, LabMachine};
@@ -67,8 +70,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn prepare(ctx: &Ctx, host: &Host) -> Result<Self> {
-        Ok(Self { qemu: Qemu::prepare(ctx, host)?, guest: rootfs::prepare(ctx)? })
+    fn prepare(ctx: &Ctx, host: &Host, more: &[&str]) -> Result<Self> {
+        Ok(Self { qemu: Qemu::prepare(ctx, host)?, guest: rootfs::prepare(ctx, more)? })
     }
 }
 
@@ -89,7 +92,7 @@ pub fn run(ctx: &Ctx, args: &LabArgs) -> Result<ExitCode> {
             let what = if session.end()? { "ended" } else { "was not up" };
             ctx.ui.line("lab", what);
         }
-        LabChore::Test => return suite::run(ctx, args.machine),
+        LabChore::Test { all } => return suite::run(ctx, args.machine, *all),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -99,7 +102,7 @@ fn up(ctx: &Ctx, session: &Session) -> Result<()> {
         let _lock = ctx.lock()?;
         let host = Host::detect()?;
         setup::ensure_packages(ctx, &host)?;
-        (Programs::prepare(ctx, &host)?, Parts::prepare(ctx, &host)?)
+        (Programs::prepare(ctx, &host)?, Parts::prepare(ctx, &host, &[])?)
     };
     ensure!(!session.is_up(), "the lab runs already: `cargo xtask lab down` ends it");
     programs.publish(&session.products())?;

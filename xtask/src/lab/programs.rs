@@ -19,8 +19,8 @@ use crate::{guest, images, kernel, toolchain};
 
 /// Programs of a host.
 const PROGRAMS: &[&str] = &["containerd-shim-paperboat-v1", "paperboat-vmm", "paperboat"];
-/// The crate whose tests run in the lab.
-const TESTED: &str = "paperboat-kvm";
+/// The crates whose tests run in the lab, and the beginning of their names there.
+const TESTED: &[(&str, &str)] = &[("paperboat-kvm", "kvm"), ("paperboat-e2e", "e2e")];
 
 /// Files by the name that they have below /lab/products.
 pub struct Programs {
@@ -34,8 +34,10 @@ impl Programs {
         let packages: Vec<&str> = HOST_PACKAGES.iter().flat_map(|name| ["-p", name]).collect();
         let built = guest::cargo_build(ctx, &tools, "ppc64le", &packages, Linkage::Dynamic)?;
         let mut files: Vec<(String, PathBuf)> = PROGRAMS.iter().map(|name| (format!("bin/{name}"), built.join(name))).collect();
-        for test in build_tests(ctx, &tools)? {
-            files.push((format!("tests/kvm-{}", test.target.name), test.executable));
+        for (package, prefix) in TESTED {
+            for test in build_tests(ctx, &tools, package)? {
+                files.push((format!("tests/{prefix}-{}", test.target.name), test.executable));
+            }
         }
         for (_, path) in &mut files {
             *path = strip(ctx, host, path)?;
@@ -44,9 +46,20 @@ impl Programs {
         files.push(("initramfs.cpio".into(), guest::initramfs(ctx, &agent)?));
         files.push(("userland.cpio".into(), userland(ctx, host)?));
         files.push(("vmlinux".into(), kernel::prepare(ctx, host)?.vmlinux));
-        let busybox = images::busybox(ctx, host)?;
-        files.push(("images/busybox.tar".into(), busybox));
+        let archives = images::prepare(ctx, host)?;
+        files.extend(archives.into_iter().map(|(name, path)| (format!("images/{name}.tar"), path)));
         Ok(Self { files })
+    }
+
+    /// Adds a file by the name that it has in the lab.
+    pub fn add(&mut self, name: &str, path: PathBuf) {
+        self.files.push((name.to_owned(), path));
+    }
+
+    /// The file that has this name in the lab.
+    pub fn path(&self, name: &str) -> Result<&Path> {
+        let file = self.files.iter().find(|(known, _)| known == name);
+        file.map(|(_, path)| path.as_path()).with_context(|| format!("{name} is not among the lab's files"))
     }
 
     /// Puts everything below `dir`, where the lab finds it, and nothing else.
@@ -78,16 +91,16 @@ struct BuiltTarget {
     name: String,
 }
 
-fn build_tests(ctx: &Ctx, tools: &Toolchain) -> Result<Vec<Built>> {
+fn build_tests(ctx: &Ctx, tools: &Toolchain, package: &str) -> Result<Vec<Built>> {
     let mut cargo = guest::cross_cargo(ctx, tools, "test", Linkage::Dynamic)?;
-    cargo.args(["--no-run", "--message-format=json-render-diagnostics", "-p", TESTED, "--test", "*"]);
-    let log = Log::create(ctx.cache.logs().join(format!("{TESTED}-tests.log")))?;
-    ctx.ui.line("ppc64le", &format!("tests of {TESTED}"));
+    cargo.args(["--no-run", "--message-format=json-render-diagnostics", "-p", package, "--test", "*"]);
+    let log = Log::create(ctx.cache.logs().join(format!("{package}-tests.log")))?;
+    ctx.ui.line("ppc64le", &format!("tests of {package}"));
     let output = log.output(&mut cargo)?;
     let text = String::from_utf8_lossy(&output);
     // Lines of other kinds name no executable.
     let built: Vec<Built> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    ensure!(!built.is_empty(), "cargo built no tests of {TESTED}; its log: {}", log.path().display());
+    ensure!(!built.is_empty(), "cargo built no tests of {package}; its log: {}", log.path().display());
     Ok(built)
 }
 
@@ -106,13 +119,18 @@ fn strip(ctx: &Ctx, host: &Host, program: &Path) -> Result<PathBuf> {
 
 /// The smallest guest: says that it runs, and powers off.
 fn userland(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
-    let program = guest::c_program(ctx, host, "userland", guest::SMALL)?;
-    let dir = ctx.step("lab-userland", &Inputs::new().with_file(&program)?, None, |step| {
+    one_program(ctx, "userland", &guest::c_program(ctx, host, "userland", guest::SMALL)?)
+}
+
+/// An initramfs of one program.
+pub fn one_program(ctx: &Ctx, name: &str, program: &Path) -> Result<PathBuf> {
+    let file = format!("{name}.cpio");
+    let dir = ctx.step(&format!("lab-{name}"), &Inputs::new().with_file(program)?, None, |step| {
         let mut archive = Archive::default();
         archive.push("dev", Node::Directory { mode: 0o755 })?;
         archive.push("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
-        archive.push("init", Node::File { mode: 0o755, content: fs::read(&program)? })?;
-        fs::write(step.stage.join("userland.cpio"), archive.finish()?).context("write the initramfs")
+        archive.push("init", Node::File { mode: 0o755, content: fs::read(program)? })?;
+        fs::write(step.stage.join(&file), archive.finish()?).context("write the initramfs")
     })?;
-    Ok(dir.join("userland.cpio"))
+    Ok(dir.join(file))
 }

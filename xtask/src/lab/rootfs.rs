@@ -25,10 +25,12 @@ const KERNEL: &str = "linux-image-powerpc64le-64k";
 const PACKAGES: &[&str] = &[
     "base-files",
     "base-passwd",
+    "bsdutils",
     "busybox-static",
     "containerd",
     "coreutils",
     "dash",
+    "findutils",
     "grep",
     "iproute2",
     "libc-bin",
@@ -68,14 +70,14 @@ pub struct Guest {
     pub disk: PathBuf,
 }
 
-/// Makes or finds it.
-pub fn prepare(ctx: &Ctx) -> Result<Guest> {
+/// Makes or finds it, with packages `more` on the disk besides the usual ones.
+pub fn prepare(ctx: &Ctx, more: &[&str]) -> Result<Guest> {
     let apt = AptRoot::open(ctx, Suite { release: RELEASE.into(), arch: "ppc64el".into(), security: false })?;
     // The package of this name is empty and depends on the newest kernel.
     let kernel = apt.depends(KERNEL)?;
     let kernel = kernel.iter().find(|name| name.starts_with("linux-image-")).with_context(|| format!("{KERNEL} is empty"))?;
     let kernel = apt.packages(&[kernel])?;
-    let system = apt.closure(PACKAGES)?;
+    let system = apt.closure(&[PACKAGES, more].concat())?;
     let boot_inputs = inputs(&kernel).with("init", digest(include_bytes!("init.sh"))).with("modules", MODULES.join(" "));
     let busybox =
         system.iter().find(|deb| deb.file.starts_with("busybox-static_")).context("busybox-static has no file")?.clone();

@@ -1,11 +1,13 @@
 //! What is shown in the lab: KVM by itself, the machine on it, a container's life through containerd.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 
 use super::programs::Programs;
 use super::{Booted, Parts};
@@ -17,97 +19,163 @@ use crate::ui::duration;
 
 /// One test program, or one command, run in the lab.
 struct Case {
-    name: &'static str,
+    name: String,
     /// For the lab's shell; the programs are in /opt/paperboat.
-    script: &'static str,
+    script: String,
     /// What the output must contain, besides status 0.
     expect: &'static [&'static str],
     limit_s: u64,
+    /// Its output is shown as it comes.
+    shown: bool,
 }
 
-/// In the order of what rests on what.
-const CASES: &[Case] = &[
-    Case {
-        name: "the host is told apart",
-        script: "/opt/paperboat/bin/paperboat-vmm probe
-            chmod 000 /dev/kvm; setpriv --reuid 65534 --clear-groups /opt/paperboat/bin/paperboat-vmm probe 2>&1; echo status $?; chmod 600 /dev/kvm",
-        expect: &["kvm: hash guests", "/dev/kvm cannot be opened", "run as root", "status 1"],
-        limit_s: 60,
-    },
-    Case {
-        name: "kvm: guests of a few instructions, and the contract of the backends",
-        script: "/opt/paperboat/tests/kvm-guest --test-threads=1",
-        expect: &["test result: ok.", "who_serves_which_hypercall ... ok"],
-        limit_s: 240,
-    },
-    Case {
-        name: "the kernel boots to a program",
-        script: "/opt/paperboat/bin/paperboat-vmm run --backend kvm --bare --stats --memory 512M --cmdline 'console=hvc0' \
+/// What shows KVM and the machine on it, in the order of what rests on what: name, script, expected words, limit in seconds.
+const BASE: &[(&str, &str, &[&str], u64)] = &[
+    (
+        "the host is told apart",
+        concat!(include_str!("engine.sh"), include_str!("hosts.sh")),
+        &["kvm: hash guests", "a container without kvm_hv says so", "a container without the device says so", "pods is 0"],
+        300,
+    ),
+    (
+        "kvm: guests of a few instructions, and the contract of the backends",
+        "/opt/paperboat/tests/kvm-guest --test-threads=1",
+        &["test result: ok.", "who_serves_which_hypercall ... ok"],
+        240,
+    ),
+    (
+        "the kernel boots to a program",
+        "/opt/paperboat/bin/paperboat-vmm run --backend kvm --bare --stats --memory 512M --cmdline 'console=hvc0' \
             --kernel /opt/paperboat/vmlinux --initrd /opt/paperboat/userland.cpio </dev/null",
-        expect: &["userland reached", "hash-mmu: Initializing hash mmu"],
-        limit_s: 120,
-    },
-    Case {
-        name: "the kernel boots on two CPUs, with devices",
-        script: "/opt/paperboat/bin/paperboat-vmm run --backend kvm --cpus 2 --memory 256M --cmdline 'console=hvc0' \
+        &["userland reached", "hash-mmu: Initializing hash mmu"],
+        120,
+    ),
+    (
+        "the kernel boots on two CPUs, with devices",
+        "/opt/paperboat/bin/paperboat-vmm run --backend kvm --cpus 2 --memory 256M --cmdline 'console=hvc0' \
             --kernel /opt/paperboat/vmlinux --initrd /opt/paperboat/userland.cpio </dev/null",
-        expect: &["userland reached", "smp: Brought up 1 node, 2 CPUs"],
-        limit_s: 180,
-    },
-    Case {
-        name: "a container's life through containerd",
-        script: include_str!("container.sh"),
-        expect: &["the exit status is 7", "POWER9", "an exec's status is 3", "machines left is 0"],
-        limit_s: 600,
-    },
+        &["userland reached", "smp: Brought up 1 node, 2 CPUs"],
+        180,
+    ),
+    (
+        "a container's life through containerd",
+        concat!(include_str!("engine.sh"), include_str!("container.sh")),
+        &["the exit status is 7", "POWER", "an exec's status is 3", "machines left is 0"],
+        600,
+    ),
 ];
 
-/// `cargo xtask lab test`: all cases, on a lab of its own.
-pub fn run(ctx: &Ctx, machine: LabMachine) -> Result<ExitCode> {
-    let (programs, parts) = prepare(ctx)?;
-    let summary = cases(ctx, machine, &programs, &parts)?;
-    for line in summary {
-        println!("{line}");
+/// The end-to-end suites that run in the lab as they are, and how long each may take there, in seconds.
+const SUITES: &[(&str, u64)] = &[
+    ("thin_cut", 1800),
+    ("tasks", 1800),
+    ("pods", 1800),
+    ("streams", 1800),
+    ("files", 900),
+    ("confinement", 1800),
+    ("storage", 1800),
+    ("network", 1800),
+];
+
+/// Tests of the first suite that the routine run does: one of each kind. All of it takes four times as long.
+const ROUTINE: &str = "thin_cut a_command_runs_in a_missing_kernel a_guest_that_panics_while_it_works a_shim_that_is_killed";
+
+/// Where the suites find everything in the lab.
+const PLACES: &str = "export PAPERBOAT_BACKEND=kvm PAPERBOAT_BIN=/opt/paperboat/bin PAPERBOAT_KERNEL=/opt/paperboat/vmlinux \
+    PAPERBOAT_INITRAMFS=/opt/paperboat/initramfs.cpio PAPERBOAT_IMAGES=/opt/paperboat/images PAPERBOAT_CONTAINERD_BIN=/usr/bin \
+    PAPERBOAT_RUNC_BIN=/usr/sbin PATH=/opt/paperboat/bin:$PATH";
+
+fn list(all: bool) -> Vec<Case> {
+    let base = BASE.iter().map(|&(name, script, expect, limit_s)| Case {
+        name: name.into(),
+        script: script.into(),
+        expect,
+        limit_s,
+        shown: false,
+    });
+    let suite = |name: &str, arguments: &str, limit_s| Case {
+        name: format!("end-to-end: {name}"),
+        script: format!("{PLACES}\n/opt/paperboat/tests/e2e-{name} --test-threads=1 {arguments}"),
+        expect: &["test result: ok."],
+        limit_s,
+        shown: true,
+    };
+    if all {
+        base.chain(SUITES.iter().map(|&(name, limit)| suite(name, "--skip slow::", limit))).collect()
+    } else {
+        let (name, tests) = ROUTINE.split_once(' ').unwrap_or((ROUTINE, ""));
+        base.chain([suite(name, tests, 600)]).collect()
     }
+}
+
+/// `cargo xtask lab test`: the routine cases on one machine, or all cases on every machine.
+pub fn run(ctx: &Ctx, machine: LabMachine, all: bool) -> Result<ExitCode> {
+    let (programs, parts) = prepare(ctx)?;
+    let machines = if all { LabMachine::value_variants() } else { &[machine] };
+    let mut failed = Vec::new();
+    let mut summaries = Vec::new();
+    for &machine in machines {
+        match boot_and_run(ctx, machine, &list(all), &programs, &parts) {
+            Ok(summary) => summaries.push(summary),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                failed.push(machine.name());
+            }
+        }
+    }
+    for summary in summaries {
+        println!("{summary}");
+    }
+    ensure!(failed.is_empty(), "the lab failed on {}", failed.join(", "));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The stage of `cargo xtask test`: on powernv9, unless all that it depends on is as it was when it last passed on this machine.
-pub fn stage(ctx: &Ctx) -> Result<Vec<String>> {
+/// The stage of `cargo xtask test`: the routine cases on powernv9, unless all that they depend on is as it was when they last passed on
+/// this machine; everything everywhere if `all`.
+pub fn stage(ctx: &Ctx, all: bool) -> Result<Vec<String>> {
     let (programs, parts) = prepare(ctx)?;
+    let machines = if all { LabMachine::value_variants() } else { &[LabMachine::Powernv9] };
     let inputs = programs
         .inputs()?
         .with_file(&parts.guest.vmlinux)?
         .with_file(&parts.guest.initramfs)?
         .with_file(&parts.guest.disk)?
         .with("cases", digest(include_bytes!("suite.rs")))
-        .with("container", digest(include_bytes!("container.sh")));
-    let note = Passed::of(ctx, &inputs.key());
-    if let Some(when) = note.read() {
-        let line = format!("lab: not run: it passed {when} ago with the same programs, kernels and cases");
-        ctx.ui.line("test", &line);
-        return Ok(vec![line]);
+        .with(
+            "scripts",
+            digest(concat!(include_str!("engine.sh"), include_str!("hosts.sh"), include_str!("container.sh")).as_bytes()),
+        );
+    let mut lines = Vec::new();
+    for &machine in machines {
+        let note = Passed::of(ctx, machine, all, inputs.key());
+        if let Some(when) = note.read() {
+            let line = format!("lab {}: not run: it passed {when} ago with the same programs, kernels and cases", machine.name());
+            ctx.ui.line("test", &line);
+            lines.push(line);
+            continue;
+        }
+        lines.push(boot_and_run(ctx, machine, &list(all), &programs, &parts)?);
+        note.write()?;
     }
-    let summary = cases(ctx, LabMachine::Powernv9, &programs, &parts)?;
-    note.write()?;
-    Ok(summary)
+    Ok(lines)
 }
 
 fn prepare(ctx: &Ctx) -> Result<(Programs, Parts)> {
     let _lock = ctx.lock()?;
     let host = Host::detect()?;
     setup::ensure_packages(ctx, &host)?;
-    Ok((Programs::prepare(ctx, &host)?, Parts::prepare(ctx, &host)?))
+    Ok((Programs::prepare(ctx, &host)?, Parts::prepare(ctx, &host, &[])?))
 }
 
-fn cases(ctx: &Ctx, machine: LabMachine, programs: &Programs, parts: &Parts) -> Result<Vec<String>> {
+fn boot_and_run(ctx: &Ctx, machine: LabMachine, cases: &[Case], programs: &Programs, parts: &Parts) -> Result<String> {
     let started = Instant::now();
     let booted = Booted::new(ctx, machine, programs, parts)?;
     let mut failed = Vec::new();
-    for case in CASES {
+    for case in cases {
         let begun = Instant::now();
-        let done = booted.session.run(case.script, Duration::from_secs(case.limit_s), None);
-        let problem = match done {
+        let mut screen = std::io::stderr();
+        let screen = case.shown.then_some(&mut screen as &mut dyn Write);
+        let problem = match booted.session.run(&case.script, Duration::from_secs(case.limit_s), screen) {
             Err(error) => Some(format!("{error:#}")),
             Ok(done) => case.problem(done.status, &done.output),
         };
@@ -117,16 +185,16 @@ fn cases(ctx: &Ctx, machine: LabMachine, programs: &Programs, parts: &Parts) -> 
             Some(problem) => {
                 ctx.ui.line("lab", &format!("FAILED  {} ({took})", case.name));
                 eprintln!("{problem}");
-                failed.push(case.name);
+                failed.push(case.name.as_str());
             }
         }
     }
     drop(booted);
     if !failed.is_empty() {
-        bail!("failed in the lab: {}", failed.join(", "));
+        bail!("failed in the lab {}: {}", machine.name(), failed.join(", "));
     }
     let took = duration(started.elapsed());
-    Ok(vec![format!("lab {}: {} of {} cases passed in {took}", machine.name(), CASES.len(), CASES.len())])
+    Ok(format!("lab {}: {} of {} cases passed in {took}", machine.name(), cases.len(), cases.len()))
 }
 
 impl Case {
@@ -140,27 +208,29 @@ impl Case {
     }
 }
 
-/// That the stage passed, with what.
+/// That cases passed on a machine, and with what.
 struct Passed {
     path: PathBuf,
+    key: String,
 }
 
 impl Passed {
-    fn of(ctx: &Ctx, key: &str) -> Self {
-        Self { path: ctx.cache.root().join("lab/passed").join(key) }
+    fn of(ctx: &Ctx, machine: LabMachine, all: bool, key: String) -> Self {
+        let scope = if all { "all" } else { "routine" };
+        Self { path: ctx.cache.root().join("lab/passed").join(format!("{}-{scope}", machine.name())), key }
     }
 
-    /// How long ago it passed.
+    /// How long ago they passed with the same.
     fn read(&self) -> Option<String> {
-        let when = fs::metadata(&self.path).ok()?.modified().ok()?;
+        let same = fs::read_to_string(&self.path).is_ok_and(|key| key == self.key);
+        let when = same.then(|| fs::metadata(&self.path))?.ok()?.modified().ok()?;
         Some(duration(when.elapsed().unwrap_or_default()))
     }
 
     fn write(&self) -> Result<()> {
         let dir = self.path.parent().context("a note has a directory")?;
-        crate::cache::remove_tree(dir)?;
         fs::create_dir_all(dir)?;
-        fs::write(&self.path, b"").context("note that the lab passed")
+        fs::write(&self.path, &self.key).context("note that the lab passed")
     }
 }
 
@@ -169,8 +239,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_routine_run_is_a_part_of_everything() {
+        let (routine, all) = (list(false), list(true));
+        assert_eq!(all.len(), BASE.len() + SUITES.len());
+        for case in &routine {
+            assert!(all.iter().any(|of_all| of_all.name == case.name), "{}", case.name);
+        }
+    }
+
+    #[test]
     fn a_case_needs_status_and_words() {
-        let case = Case { name: "", script: "", expect: &["one", "two"], limit_s: 1 };
+        let case = Case { name: String::new(), script: String::new(), expect: &["one", "two"], limit_s: 1, shown: false };
         assert_eq!(case.problem(0, "one two"), None);
         assert!(case.problem(1, "one two").unwrap().contains("exit status 1"));
         assert!(case.problem(0, "one").unwrap().contains("\"two\" is not in"));
