@@ -10,14 +10,31 @@ pub struct ThisHost {
     pub release: String,
     /// Boot id.
     pub boot_id: String,
+    /// The processor that guests see here: `POWER9` on the software CPU, the host's own under KVM.
+    pub guest_cpu: String,
 }
 
 impl ThisHost {
     /// Looks at /proc.
     pub fn look() -> std::io::Result<Self> {
         let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned());
-        Ok(Self { release: read("/proc/sys/kernel/osrelease")?, boot_id: read("/proc/sys/kernel/random/boot_id")? })
+        let guest_cpu = match std::env::var("PAPERBOAT_BACKEND").as_deref() {
+            Ok("kvm") => generation(&read("/proc/cpuinfo")?).unwrap_or_default(),
+            _ => SOFT_CPU.to_owned(),
+        };
+        Ok(Self { release: read("/proc/sys/kernel/osrelease")?, boot_id: read("/proc/sys/kernel/random/boot_id")?, guest_cpu })
     }
+}
+
+/// The processor of the software CPU.
+const SOFT_CPU: &str = "POWER9";
+
+/// `POWER` and its number, of the first processor in /proc/cpuinfo.
+fn generation(cpuinfo: &str) -> Option<String> {
+    let mut pairs = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+    let (_, cpu) = pairs.find(|(key, _)| key.trim() == "cpu")?;
+    let digits: String = cpu.trim().strip_prefix("POWER")?.chars().take_while(char::is_ascii_digit).collect();
+    Some(format!("POWER{digits}"))
 }
 
 /// What [`PROOF_SCRIPT`] printed.
@@ -53,8 +70,8 @@ impl Proof {
         if self.boot_id == host.boot_id || self.boot_id.len() != 36 {
             return Some(format!("the boot id is {}, the host's {}", self.boot_id, host.boot_id));
         }
-        if !self.cpu.contains("POWER9") {
-            return Some(format!("the CPU is {}", self.cpu));
+        if host.guest_cpu.is_empty() || !self.cpu.contains(&host.guest_cpu) {
+            return Some(format!("the CPU is {}, not {}", self.cpu, host.guest_cpu));
         }
         None
     }
@@ -68,7 +85,11 @@ mod tests {
         01234567-89ab-cdef-0123-456789abcdef\nprocessor\t: 0\ncpu\t\t: POWER9 (architected), altivec supported\n";
 
     fn host() -> ThisHost {
-        ThisHost { release: "6.1.0-host".into(), boot_id: "ffffffff-89ab-cdef-0123-456789abcdef".into() }
+        ThisHost {
+            release: "6.1.0-host".into(),
+            boot_id: "ffffffff-89ab-cdef-0123-456789abcdef".into(),
+            guest_cpu: SOFT_CPU.into(),
+        }
     }
 
     #[test]
@@ -76,6 +97,15 @@ mod tests {
         let proof = Proof::parse(OUTPUT).unwrap();
         assert_eq!(proof.cpu, "POWER9 (architected), altivec supported");
         assert_eq!(proof.doubt(&host()), None);
+    }
+
+    #[test]
+    fn under_kvm_the_guest_has_the_hosts_processor() {
+        let power8 = "processor\t: 0\ncpu\t\t: POWER8E, altivec supported\n";
+        assert_eq!(generation(power8).as_deref(), Some("POWER8"));
+        assert_eq!(generation("processor\t: 0\nmodel name\t: Xeon\n"), None);
+        let host = ThisHost { guest_cpu: "POWER8".into(), ..host() };
+        assert!(Proof::parse(OUTPUT).unwrap().doubt(&host).is_some());
     }
 
     #[test]
