@@ -159,6 +159,18 @@ pub struct TestArgs {
     /// Only this stage
     #[arg(long, value_enum)]
     pub stage: Option<Stage>,
+    /// What executes the end-to-end tests' guests: KVM is this machine's on POWER, the lab's elsewhere
+    #[arg(long, value_enum, default_value_t = TestBackend::Soft)]
+    pub backend: TestBackend,
+}
+
+/// What executes guests.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub enum TestBackend {
+    /// The software POWER CPU
+    Soft,
+    /// KVM on POWER
+    Kvm,
 }
 
 /// Stages of the tests.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::chores::Products;
-use crate::cli::{Stage, TestArgs};
+use crate::cli::{Stage, TestArgs, TestBackend};
 use crate::ctx::Ctx;
 use crate::engines::Scope;
 use crate::setup::Host;
@@ -51,7 +51,10 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
         stage("unit", &mut || unit(ctx));
         stage("difftest", &mut || difftest(ctx));
     }
-    if wanted(Stage::E2e) {
+    let in_lab = args.backend == TestBackend::Kvm && !Host::detect()?.is_power();
+    if wanted(Stage::E2e) && in_lab {
+        stage("e2e in the lab", &mut || lab::suites(ctx));
+    } else if wanted(Stage::E2e) {
         let mut products = None;
         let prepared = stage("products", &mut || {
             products = Some(Products::prepare(ctx, Scope::of_tests(args.all))?);
@@ -59,7 +62,7 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
         });
         if prepared && let Some(products) = &products {
             if nix::unistd::geteuid().is_root() {
-                stage("e2e", &mut || e2e(ctx, products, args.all));
+                stage("e2e", &mut || e2e(ctx, products, args));
                 if !args.all {
                     ctx.ui.line("test", "end-to-end tests in modules `slow`: not run: they are part of --all");
                 }
@@ -73,10 +76,11 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
             ctx.ui.line("test", "kernel twice: not run: it is part of --all");
         }
     }
-    if args.stage == Some(Stage::Lab) || args.all && args.stage.is_none() {
+    if wanted(Stage::Lab) {
         stage("lab", &mut || lab::stage(ctx, args.all));
-    } else if args.stage.is_none() {
-        ctx.ui.line("test", "lab: not run: it is part of --all, and --stage lab runs it by itself");
+        if !args.all {
+            ctx.ui.line("test", "every end-to-end suite in the lab, and powernv8 and powernv10: not run: they are part of --all");
+        }
     }
 
     eprintln!();
@@ -115,13 +119,16 @@ fn difftest(ctx: &Ctx) -> Result<Vec<String>> {
 }
 
 /// Tests in a module `slow` are left out unless all are wanted.
-fn e2e(ctx: &Ctx, products: &Products, all: bool) -> Result<Vec<String>> {
+fn e2e(ctx: &Ctx, products: &Products, args: &TestArgs) -> Result<Vec<String>> {
     let mut tests = runner(ctx);
     tests.args(["-p", E2E]);
-    if !all {
+    if !args.all {
         tests.args(["--", "--skip", "slow::"]);
     }
     products.apply(&mut tests);
+    if args.backend == TestBackend::Kvm {
+        tests.env("PAPERBOAT_BACKEND", "kvm");
+    }
     stream(&mut tests)
 }
 

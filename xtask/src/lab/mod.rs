@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 pub use figures::measure;
-pub use suite::stage;
+pub use suite::{stage, suites};
 
 use crate::cli::{LabArgs, LabChore, LabMachine};
 use crate::ctx::Ctx;

@@ -85,6 +85,21 @@ const PLACES: &str = "export PAPERBOAT_BACKEND=kvm PAPERBOAT_BIN=/opt/paperboat/
     PAPERBOAT_INITRAMFS=/opt/paperboat/initramfs.cpio PAPERBOAT_IMAGES=/opt/paperboat/images PAPERBOAT_CONTAINERD_BIN=/usr/bin \
     PAPERBOAT_RUNC_BIN=/usr/sbin PATH=/opt/paperboat/bin:$PATH";
 
+/// One end-to-end test program with its arguments.
+fn suite(name: &str, arguments: &str, limit_s: u64) -> Case {
+    Case {
+        name: format!("end-to-end: {name}"),
+        script: format!("{PLACES}\n/opt/paperboat/tests/e2e-{name} --test-threads=1 {arguments}"),
+        expect: &["test result: ok."],
+        limit_s,
+        shown: true,
+    }
+}
+
+fn every_suite() -> impl Iterator<Item = Case> {
+    SUITES.iter().map(|&(name, limit)| suite(name, "--skip slow::", limit))
+}
+
 fn list(all: bool) -> Vec<Case> {
     let base = BASE.iter().map(|&(name, script, expect, limit_s)| Case {
         name: name.into(),
@@ -93,15 +108,8 @@ fn list(all: bool) -> Vec<Case> {
         limit_s,
         shown: false,
     });
-    let suite = |name: &str, arguments: &str, limit_s| Case {
-        name: format!("end-to-end: {name}"),
-        script: format!("{PLACES}\n/opt/paperboat/tests/e2e-{name} --test-threads=1 {arguments}"),
-        expect: &["test result: ok."],
-        limit_s,
-        shown: true,
-    };
     if all {
-        base.chain(SUITES.iter().map(|&(name, limit)| suite(name, "--skip slow::", limit))).collect()
+        base.chain(every_suite()).collect()
     } else {
         let (name, tests) = ROUTINE.split_once(' ').unwrap_or((ROUTINE, ""));
         base.chain([suite(name, tests, 600)]).collect()
@@ -128,6 +136,13 @@ pub fn run(ctx: &Ctx, machine: LabMachine, all: bool) -> Result<ExitCode> {
     }
     ensure!(failed.is_empty(), "the lab failed on {}", failed.join(", "));
     Ok(ExitCode::SUCCESS)
+}
+
+/// `cargo xtask test --stage e2e --backend kvm`: the end-to-end suites alone, on powernv9.
+pub fn suites(ctx: &Ctx) -> Result<Vec<String>> {
+    let (programs, parts) = prepare(ctx)?;
+    let cases: Vec<Case> = every_suite().collect();
+    Ok(vec![boot_and_run(ctx, LabMachine::Powernv9, &cases, &programs, &parts)?])
 }
 
 /// The stage of `cargo xtask test`: the routine cases on powernv9, unless all that they depend on is as it was when they last passed on
