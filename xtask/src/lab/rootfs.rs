@@ -54,7 +54,7 @@ const MODULES: &[&str] = &[
     "veth",
     "bridge",
     "sch_ingress",
-    "cls_matchall",
+    "cls_u32",
     "act_mirred",
 ];
 /// Size of the disk, of which packages fill a tenth.
