@@ -1,6 +1,7 @@
 # What the lab's scripts share: a private containerd with Paperboat, `ctr` that speaks to it, and checks that end the script.
 set -eu
 dir=$(mktemp -d /tmp/pb-XXXXXX)
+chmod 755 "$dir"
 export PATH=/opt/paperboat/bin:$PATH PAPERBOAT_CONFIG=$dir/config.yaml
 runtime=io.containerd.paperboat.v1
 image=paperboat.local/busybox:latest
