@@ -20,6 +20,8 @@ pub struct MachineProducts {
     pub kernel: PathBuf,
     /// Initramfs with a shell that reads the console.
     pub shell: PathBuf,
+    /// What executes guests: `soft`, unless the environment says otherwise.
+    pub backend: String,
 }
 
 impl MachineProducts {
@@ -32,6 +34,7 @@ impl MachineProducts {
             program: path("PAPERBOAT_BIN")?.join("paperboat-vmm"),
             kernel: path("PAPERBOAT_KERNEL")?,
             shell: path("PAPERBOAT_SHELL")?,
+            backend: std::env::var("PAPERBOAT_BACKEND").unwrap_or_else(|_| "soft".into()),
         })
     }
 }
@@ -78,7 +81,8 @@ impl Machine {
     /// [`Error::Io`] if the program cannot be started.
     pub fn start(products: &MachineProducts, kernel: &Path, cmdline: &str, options: &[&str]) -> Result<Self, Error> {
         let mut command = Command::new(&products.program);
-        command.args(["run", "--backend", "soft", "--cmdline", &format!("console=hvc0 quiet {cmdline}"), "--kernel"]);
+        let cmdline = format!("console=hvc0 quiet {cmdline}");
+        command.args(["run", "--backend", &products.backend, "--cmdline", &cmdline, "--kernel"]);
         command.arg(kernel).arg("--initrd").arg(&products.shell).args(options);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let failed = |source| Error::Io { what: format!("start {}", products.program.display()), source };

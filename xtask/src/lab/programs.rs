@@ -15,7 +15,7 @@ use crate::initramfs::{Archive, Node};
 use crate::run::Log;
 use crate::setup::Host;
 use crate::toolchain::{Linkage, Toolchain};
-use crate::{guest, images, kernel, toolchain};
+use crate::{guest, images, kernel, stock, toolchain};
 
 /// Programs of a host.
 const PROGRAMS: &[&str] = &["containerd-shim-paperboat-v1", "paperboat-vmm", "paperboat"];
@@ -45,6 +45,7 @@ impl Programs {
         let agent = guest::agent(ctx, host, &tools)?;
         files.push(("initramfs.cpio".into(), guest::initramfs(ctx, &agent)?));
         files.push(("userland.cpio".into(), userland(ctx, host)?));
+        files.push(("shell.cpio".into(), stock::shell(ctx, host)?));
         files.push(("vmlinux".into(), kernel::prepare(ctx, host)?.vmlinux));
         let archives = images::prepare(ctx, host)?;
         files.extend(archives.into_iter().map(|(name, path)| (format!("images/{name}.tar"), path)));
