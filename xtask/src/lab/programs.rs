@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::cache::{Inputs, file_digest, remove_tree};
 use crate::chores::HOST_PACKAGES;
 use crate::ctx::Ctx;
+use crate::engines::Scope;
 use crate::initramfs::{Archive, Node};
 use crate::run::Log;
 use crate::setup::Host;
@@ -47,7 +48,7 @@ impl Programs {
         files.push(("userland.cpio".into(), userland(ctx, host)?));
         files.push(("shell.cpio".into(), stock::shell(ctx, host)?));
         files.push(("vmlinux".into(), kernel::prepare(ctx, host)?.vmlinux));
-        let archives = images::prepare(ctx, host)?;
+        let archives = images::prepare(ctx, host, Scope::Demo)?;
         files.extend(archives.into_iter().map(|(name, path)| (format!("images/{name}.tar"), path)));
         Ok(Self { files })
     }
