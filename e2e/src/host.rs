@@ -66,7 +66,8 @@ impl Host {
 
     /// The same, with more lines in the runtime's configuration.
     pub fn start_with(configuration: &str) -> Result<Self, Error> {
-        let host = Self::start_bare(&Setup { configuration: configuration.into(), ..Setup::default() })?;
+        let setup = Setup { containerd: Containerd::of_tests()?, configuration: configuration.into(), ..Setup::default() };
+        let host = Self::start_bare(&setup)?;
         host.import("busybox", "linux/ppc64le")?;
         Ok(host)
     }

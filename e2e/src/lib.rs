@@ -18,6 +18,7 @@
 //! | `PAPERBOAT_PROGRAMS` | a tree of Debian's programs for ppc64le; with `--all` |
 //! | `PAPERBOAT_XTASK` | the program behind `cargo xtask` |
 //!
+//! Tests of the runtime that do not choose an engine run with the first one, or with that of `PAPERBOAT_E2E_CONTAINERD` (1.6, 1.7, 2).
 //! `PAPERBOAT_E2E_KEEP=1` leaves the private containerd's directory for a look afterwards.
 //!
 //! [`host`] is the fixture, [`docker`] a Docker and [`cri`] a Kubernetes node on top of it, [`running`] a container in it ([`spec`] for
@@ -58,6 +59,9 @@ pub enum Error {
     /// A product was not handed over.
     #[error("{0} is not set: run this through `cargo xtask test`, or `eval \"$(cargo xtask env)\"` first")]
     Unset(&'static str),
+    /// A line of containerd that is not tested.
+    #[error("PAPERBOAT_E2E_CONTAINERD={0}: 1.6, 1.7 or 2 expected")]
+    NoSuchContainerd(String),
     /// A product is not where its variable says.
     #[error("{variable}: {} does not exist", path.display())]
     Missing {

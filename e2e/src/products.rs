@@ -26,6 +26,16 @@ impl Containerd {
         }
     }
 
+    /// The line for tests that are for every line: as `PAPERBOAT_E2E_CONTAINERD` says, else the first engine.
+    pub fn of_tests() -> Result<Self, Error> {
+        match std::env::var("PAPERBOAT_E2E_CONTAINERD").as_deref() {
+            Err(_) | Ok("" | "1.7") => Ok(Self::V1_7),
+            Ok("1.6") => Ok(Self::V1_6),
+            Ok("2") => Ok(Self::V2),
+            Ok(other) => Err(Error::NoSuchContainerd(other.to_owned())),
+        }
+    }
+
     /// Directory of `containerd` and `ctr`.
     pub fn directory(self) -> Result<PathBuf, Error> {
         from_environment(self.variable())

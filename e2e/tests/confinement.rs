@@ -199,3 +199,51 @@ fn limits_hold_are_counted_and_can_be_changed() {
     let left = leaks::settle(&host, &before);
     assert!(left.is_empty(), "left behind: {left:#?}\n{}", host.log());
 }
+
+#[test]
+fn the_machine_is_charged_where_the_client_says_and_its_console_is_bounded() {
+    const CONSOLE_KIB: u64 = 16;
+    let host = Host::start_with(&format!("limits:\n  console_kib: {CONSOLE_KIB}")).unwrap_or_else(|error| panic!("{error}"));
+    let rootfs = Rootfs::mount(&host).unwrap();
+    let before = host.leftovers();
+    // The two forms of cgroupsPath, of the cgroupfs and of the systemd driver, and the directory that the machine is in.
+    let name = host.namespace();
+    let mut slice = String::new();
+    let mut slices = String::new();
+    for part in name.split('-') {
+        slice = if slice.is_empty() { part.into() } else { format!("{slice}-{part}") };
+        slices.push_str(&format!("/{slice}.slice"));
+    }
+    let forms = [
+        ("plain", format!("/{name}/pods/plain"), format!("/{name}/pods")),
+        ("sliced", format!("{name}.slice:cri:sliced"), slices),
+    ];
+    for (id, asked, parent) in forms {
+        let spec = rootfs.spec(&["sleep", "1000"], |spec| spec["linux"]["cgroupsPath"] = json!(asked));
+        let running = Running::start_spec(&host, id, &rootfs.write(id, &spec).unwrap()).unwrap_or_else(|error| panic!("{error}"));
+        let (shim, machine) = running.api().unwrap().connect().unwrap();
+        for pid in [shim, machine] {
+            let places = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+            let leaf = format!("{parent}/paperboat-{id}");
+            // Every hierarchy of v1, or the one of v2; an empty v2 may lie beside v1.
+            let wanted = |line: &&str| !line.starts_with("0::") || places.lines().count() == 1;
+            assert!(places.lines().filter(wanted).all(|line| line.ends_with(&leaf)), "{leaf} in\n{places}");
+        }
+        running.remove().unwrap();
+    }
+    drop(rootfs);
+
+    // A guest that writes to its console all the time fills no disk.
+    let noisy = Running::start(&host, "noisy", &["--privileged"], &["sleep", "1000"]).unwrap();
+    let script = "echo on > /proc/sys/kernel/printk_devkmsg; mknod /tmp/kmsg c 1 11 && n=0; \
+        while test $n -lt 2000; do echo \"<0>this is line $n of two thousand\"; n=$((n + 1)); done > /tmp/kmsg; dmesg | tail -1";
+    let last = noisy.shell("write", script).unwrap();
+    assert!(last.contains("line 1999"), "{last}");
+    let console = std::fs::read(host.state_dir().join(name).join("noisy/console.log")).unwrap();
+    let size = console.len() as u64;
+    // What came first is kept, with a line that says that there was more.
+    assert!((CONSOLE_KIB << 10..(CONSOLE_KIB << 10) + 200).contains(&size), "{size} bytes");
+    noisy.remove().unwrap();
+    let left = leaks::settle(&host, &before);
+    assert!(left.is_empty(), "left behind: {left:#?}\n{}", host.log());
+}

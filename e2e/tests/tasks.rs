@@ -153,3 +153,37 @@ fn containerd_is_killed_and_finds_its_pods_again() {
     assert_eq!(stays.remove().unwrap(), Some(137));
     expect_nothing_left(&host, &before);
 }
+
+#[test]
+fn a_signal_for_all_reaches_every_process_of_the_container() {
+    let host = host();
+    let before = host.leftovers();
+    let told = |name: &str| format!("trap 'touch /told-{name}' USR1; touch /waits-{name}; while true; do sleep 0.1; done");
+    let box_ = Running::start(&host, "all", &[], &["sh", "-c", &told("first")]).unwrap();
+    let api = box_.api().unwrap();
+    let process = serde_json::json!({
+        "args": ["sh", "-c", told("added")], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0},
+    });
+    api.exec("added", &process.to_string(), &Fifos::default()).unwrap();
+    api.start("added").unwrap();
+    let mut look = 0;
+    let mut there = |files: &str| {
+        look += 1;
+        box_.exec(&format!("look-{look}"), &["sh", "-c", &format!("ls {files}")]).unwrap().status.success()
+    };
+    until(&host, "both wait", || there("/waits-first /waits-added"));
+    // 10 is SIGUSR1. One process, and no other.
+    api.kill("added", 10, false).unwrap();
+    until(&host, "the added one is told", || there("/told-added"));
+    assert!(!there("/told-first"), "only the added one is told");
+    box_.shell("forget", "rm /told-added").unwrap();
+    api.kill("", 10, true).unwrap();
+    until(&host, "both are told", || there("/told-first /told-added"));
+    // And the end of all of them.
+    api.kill("", 9, true).unwrap();
+    assert_eq!((api.wait("").unwrap(), api.wait("added").unwrap()), (137, 137));
+    expect_refusal(api.kill("", 9, false), Code::NOT_FOUND);
+    box_.wait_for_status("STOPPED").unwrap();
+    assert_eq!(box_.remove_stopped().unwrap(), Some(137));
+    expect_nothing_left(&host, &before);
+}

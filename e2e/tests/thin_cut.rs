@@ -33,13 +33,15 @@ fn a_command_runs_in_a_micro_vm_and_its_exit_status_comes_back() {
     expect_guest(&output.stdout);
     assert_eq!(output.stderr, "to standard error\n");
     expect_nothing_left(&host, &before);
-    // Boot, start and end are in the log, with figures that grow. KVM counts no instructions, but every machine's processor time is known.
+    // Boot, start and end are in containerd's log, each with whose they are and with figures that grow. KVM counts no instructions, but every
+    // machine's processor time is known.
     let kvm = host.products().backend.as_deref() == Some("kvm");
     let counter = if kvm { "machine_cpu_ms=" } else { "guest_instructions=" };
+    let namespace = format!("namespace={}", host.namespace());
     let figures: Vec<u64> = ["agent ready", "container started id=first", "container ended id=first"]
         .iter()
         .map(|stage| {
-            let line = host.wait_for_log(&[stage]).unwrap();
+            let line = host.wait_for_log(&["level=info", stage, &namespace, "pod=first"]).unwrap();
             let count = line.split_once(counter).map(|(_, rest)| rest.split([' ', '"']).next().unwrap_or_default());
             count.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no count in {line}"))
         })
@@ -102,7 +104,11 @@ fn a_guest_that_panics_while_it_boots_is_an_error_with_its_last_words() {
     let before = host.leftovers();
     let output = host.run("panics", &["true"]).unwrap();
     expect_code(&host, &output, 1);
-    expect_words(&host, &output.stderr, &["panic"]);
+    expect_words(
+        &host,
+        &output.stderr,
+        &["the guest kernel panicked", "last lines of the guest's console", "Unable to mount root fs"],
+    );
     expect_nothing_left(&host, &before);
 }
 

@@ -16,6 +16,12 @@ use crate::{guest, kernel, lab, lint, setup, ui};
 /// The crate whose tests need guests.
 const E2E: &str = "paperboat-e2e";
 
+/// Lines of containerd beside the first one, as the tests' fixture knows them.
+const OTHER_ENGINES: [&str; 2] = ["1.6", "2"];
+
+/// The suites that show the Task API, which each line of containerd speaks in its own way.
+const TASK_API: [&str; 8] = ["tasks", "pods", "streams", "confinement", "files", "deaths", "input", "thin_cut"];
+
 /// What became of a stage.
 struct Outcome {
     stage: String,
@@ -63,8 +69,15 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
         if prepared && let Some(products) = &products {
             if nix::unistd::geteuid().is_root() {
                 stage("e2e", &mut || e2e(ctx, products, args));
+                for engine in OTHER_ENGINES.into_iter().filter(|_| args.all) {
+                    stage(&format!("containerd {engine}"), &mut || task_api(ctx, products, args, engine));
+                }
                 if !args.all {
-                    ctx.ui.line("test", "end-to-end tests in modules `slow`: not run: they are part of --all");
+                    ctx.ui.line(
+                        "test",
+                        "end-to-end tests in modules `slow`, and those of the Task API with other lines of containerd: not run: \
+                         they are part of --all",
+                    );
                 }
             } else {
                 ctx.ui.line("test", "stage e2e: not run: containerd needs root");
@@ -125,11 +138,24 @@ fn e2e(ctx: &Ctx, products: &Products, args: &TestArgs) -> Result<Vec<String>> {
     if !args.all {
         tests.args(["--", "--skip", "slow::"]);
     }
-    products.apply(&mut tests);
+    with_products(&mut tests, products, args);
+    stream(&mut tests)
+}
+
+/// The suites of the Task API with another line of containerd.
+fn task_api(ctx: &Ctx, products: &Products, args: &TestArgs, engine: &str) -> Result<Vec<String>> {
+    let mut tests = runner(ctx);
+    tests.args(["-p", E2E]).args(TASK_API.map(|suite| ["--test", suite]).as_flattened());
+    with_products(&mut tests, products, args);
+    tests.env("PAPERBOAT_E2E_CONTAINERD", engine);
+    stream(&mut tests)
+}
+
+fn with_products(tests: &mut Command, products: &Products, args: &TestArgs) {
+    products.apply(tests);
     if args.backend == TestBackend::Kvm {
         tests.env("PAPERBOAT_BACKEND", "kvm");
     }
-    stream(&mut tests)
 }
 
 fn kernel_twice(ctx: &Ctx) -> Result<()> {
