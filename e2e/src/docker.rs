@@ -79,6 +79,15 @@ impl Docker {
         command
     }
 
+    /// A `docker-compose` command, not started.
+    pub fn compose(&self, arguments: &[&str]) -> Command {
+        let directory = self.host.directory();
+        let mut command = Command::new(self.prefix.join("libexec/docker/cli-plugins/docker-compose"));
+        command.env("DOCKER_HOST", format!("unix://{}", directory.join("d.sock").display()));
+        command.env("DOCKER_CONFIG", directory.join("docker-client")).args(arguments);
+        command
+    }
+
     /// A `docker` command with a terminal as its standard streams, not started.
     pub fn command_on_a_terminal(&self, arguments: &[&str]) -> Command {
         let inner = self.command(arguments);

@@ -294,7 +294,7 @@ mod slow {
     }
 
     #[test]
-    fn pods_reach_each_other() {
+    fn pods_reach_each_other_and_ports_are_forwarded() {
         let node = node();
         let host = node.host();
         let before = host.leftovers();
@@ -308,6 +308,12 @@ mod slow {
         let fetch = format!("until wget -q -T 10 -O - http://{address}/; do sleep 1; done");
         assert_eq!(asked(&node, &id, &fetch), boot);
         node.remove_pod(&client).unwrap();
+
+        // As `kubectl port-forward`: data on channel 0, behind the port's number.
+        let mut stream = node.forward(&server, 80).unwrap();
+        stream.send(0, b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        stream.wait_for(0, &boot).unwrap();
+        drop(stream);
         node.remove_pod(&server).unwrap();
         expect::nothing_left(host, &before);
     }

@@ -18,6 +18,7 @@ mod network;
 mod process;
 mod reaper;
 mod report;
+mod resolver;
 mod service;
 mod streams;
 mod sys;
@@ -37,6 +38,7 @@ use tokio::sync::mpsc;
 use crate::container::Containers;
 use crate::network::Network;
 use crate::reaper::Reaper;
+use crate::resolver::Resolver;
 use crate::service::Service;
 use crate::streams::Streams;
 use crate::transport::Transport;
@@ -154,6 +156,7 @@ fn serve(surroundings: Surroundings) -> Result<(), AgentFailure> {
             containers: Containers::new(surroundings.share, surroundings.directory, reaper, streams.clone()),
             owns_machine: surroundings.owns_machine,
             network: Network::default(),
+            resolver: Resolver::new(transport.clone()),
             shutdown,
         };
         tokio::spawn(forward::serve(transport.listen(FORWARD_PORT).map_err(failed("forward port"))?));

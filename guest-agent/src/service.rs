@@ -9,6 +9,7 @@ use paperboat_protocol::agent::{
     ProcessRequest, ResizePtyRequest, SetNetworkRequest, StartResponse, StateResponse, StatsResponse, UpdateRequest,
     WaitOomRequest, WaitOomResponse, WaitResponse, pids_response,
 };
+use paperboat_protocol::resolver::RESOLVER_ADDRESS;
 use paperboat_protocol::{PROTOCOL_VERSION, agent_ttrpc};
 use tokio::sync::mpsc;
 use ttrpc::asynchronous::TtrpcContext;
@@ -19,6 +20,7 @@ use crate::mounts::MountError;
 use crate::names::NameError;
 use crate::network::Network;
 use crate::process::{Ended, Process};
+use crate::resolver::Resolver;
 use crate::streams::{StreamError, window_size};
 use crate::{sys, sysctl};
 
@@ -36,6 +38,8 @@ pub struct Service {
     pub owns_machine: bool,
     /// The guest's network.
     pub network: Network,
+    /// The guest's end of Docker's resolver.
+    pub resolver: Resolver,
     /// Where a request to shut down goes.
     pub shutdown: mpsc::Sender<()>,
 }
@@ -278,6 +282,11 @@ impl agent_ttrpc::Agent for Service {
             crate::error!("network not set: {error}");
             refusal(if error.is_of_request() { Code::INVALID_ARGUMENT } else { Code::INTERNAL }, error.to_string())
         })?;
+        Ok(Empty::new())
+    }
+
+    async fn open_resolver(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
+        self.resolver.open().await.map_err(|error| refusal(Code::UNAVAILABLE, format!("{RESOLVER_ADDRESS}: {error}")))?;
         Ok(Empty::new())
     }
 

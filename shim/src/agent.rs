@@ -296,6 +296,12 @@ impl Agent {
         answer.map(drop).map_err(|error| failed("network", &error))
     }
 
+    /// Has the guest hand questions for names at Docker's resolver to the host.
+    pub async fn open_resolver(&self) -> Result<(), AgentError> {
+        let answer = self.client.open_resolver(limit(CALL_TIMEOUT), &Default::default()).await;
+        answer.map(drop).map_err(|error| failed("resolver", &error))
+    }
+
     /// Asks the guest to sync its file systems and power off. The connection may end before the answer.
     pub async fn shutdown(&self, patience: Duration) {
         let _ = self.client.shutdown(limit(patience), &Default::default()).await;

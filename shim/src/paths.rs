@@ -15,6 +15,7 @@
 use std::path::{Path, PathBuf};
 
 use paperboat_protocol::READY_PORT;
+use paperboat_protocol::resolver::RESOLVER_PORT;
 use sha2::{Digest, Sha256};
 
 /// `sun_path` holds 108 bytes with its final zero.
@@ -81,6 +82,11 @@ impl PodPaths {
     /// Where the agent says that it is ready.
     pub fn ready_socket(&self) -> PathBuf {
         self.root.join(format!("vsock_{READY_PORT}"))
+    }
+
+    /// Where the guest's questions for names come.
+    pub fn resolver_socket(&self) -> PathBuf {
+        self.root.join(format!("vsock_{RESOLVER_PORT}"))
     }
 
     /// What the guest sees over virtio-fs.

@@ -268,6 +268,12 @@ impl Spec {
         self.view.linux.iter().flat_map(|linux| &linux.namespaces)
     }
 
+    /// The host's file that is the container's resolv.conf.
+    pub fn resolv_conf(&self) -> Option<&Path> {
+        let mount = self.view.mounts.iter().find(|mount| mount.destination == "/etc/resolv.conf")?;
+        Some(&mount.source).filter(|source| source.is_absolute()).map(PathBuf::as_path)
+    }
+
     /// Settings of the whole pod: a sandbox's, in whose namespaces the pod's containers live. A single container's are its own.
     pub fn pod_sysctls(&self) -> &HashMap<String, String> {
         static NONE: LazyLock<HashMap<String, String>> = LazyLock::new(HashMap::new);

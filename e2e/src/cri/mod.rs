@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use message::{
     ContainerConfig, ContainerRequest, ContainerState, ContainerStatus, ContainerStatusResponse, CreateContainerRequest,
     CreateContainerResponse, ExecSyncRequest, ExecSyncResponse, ImageSpec, ImageStatusRequest, ImageStatusResponse, Nothing,
-    PodSandboxConfig, PodSandboxRequest, PodSandboxStatus, PodSandboxStatusRequest, PodSandboxStatusResponse,
+    PodSandboxConfig, PodSandboxRequest, PodSandboxStatus, PodSandboxStatusRequest, PodSandboxStatusResponse, PortForwardRequest,
     RunPodSandboxRequest, RunPodSandboxResponse, StopContainerRequest,
 };
 use protobuf::{Message, MessageField};
@@ -195,6 +195,13 @@ impl Node {
     pub fn stream(&self, method: &str, request: &impl Message) -> Result<Stream, Error> {
         let answer: message::StreamingResponse = self.call(method, request)?;
         Stream::open(&self.host, &answer.url)
+    }
+
+    /// Opens a connection to a port of the pod's localhost.
+    pub fn forward(&self, pod: &Pod, port: u16) -> Result<Stream, Error> {
+        let request = PortForwardRequest { pod_sandbox_id: pod.id.clone(), port: vec![i32::from(port)], ..Default::default() };
+        let answer: message::StreamingResponse = self.call("PortForward", &request)?;
+        Stream::open(&self.host, &format!("{}?port={port}", answer.url))
     }
 
     /// The lines of a container's log, each without its time: `STREAM TAG TEXT`.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod compose;
 mod networks;
 mod ship;
 

@@ -42,17 +42,83 @@ fn networks_connect(release: Release) {
 }
 
 #[test]
+fn containers_find_each_other_by_name() {
+    let ship = ship(Release::V26);
+    ship.done(&["network", "create", "own"]);
+    let own = ["--network", "own"];
+    ship.detached(&[&own[..], &["--name", "server", "--network-alias", "other-name"]].concat(), &["sh", "-c", SERVER]);
+    // Over UDP as every program asks, and by an alias; a name that nobody has is told so.
+    let script = "for name in server other-name; do until wget -q -T 10 -O - http://$name/; do sleep 1; done; done
+        nslookup nobody 127.0.0.11 >/dev/null 2>&1 || echo nobody";
+    let answers = ship.script(&own, script);
+    let lines: Vec<&str> = answers.lines().collect();
+    assert!(lines.len() == 3 && lines[..2].iter().all(|line| line.ends_with(OURS)) && lines[2] == "nobody", "{answers}");
+
+    // Over TCP: a question for server's IPv4 address (RFC 1035), whose answer ends with it.
+    let ask = r"printf '\000\030\000\001\001\000\000\001\000\000\000\000\000\000\006server\000\000\001\000\001' |
+        timeout 60 nc 127.0.0.11 53 | od -An -v -tu1 | tr -s ' \n' '  '";
+    let address = ship.inspect("server", "{{.NetworkSettings.Networks.own.IPAddress}}").replace('.', " ");
+    let answer = ship.script(&own, ask);
+    assert!(answer.trim_end().ends_with(&format!(" {address}")), "{answer} is not of {address}");
+
+    // One that was on Docker's own network without names gets them with the network that has them.
+    ship.detached(&["--name", "late"], &["sleep", "1000"]);
+    ship.done(&["network", "connect", "own", "late"]);
+    let fetched =
+        || ship.docker(&["exec", "late", "wget", "-q", "-T", "10", "-O", "-", "http://server/"]).stdout.ends_with("-paperboat\n");
+    until(fetched, || "the container that came late does not find the first".into());
+    ship.done(&["rm", "--force", "server", "late"]);
+    ship.done(&["network", "rm", "own"]);
+    ship.expect_nothing_left();
+}
+
+#[test]
 fn networks_connect_with_docker_26() {
     networks_connect(Release::V26);
 }
 
 /// Part of `cargo xtask test --all`.
 mod slow {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use paperboat_e2e::host::image;
+
     use super::*;
 
     #[test]
     fn networks_connect_with_docker_28() {
         networks_connect(Release::V28);
+    }
+
+    #[test]
+    fn datagrams_come_to_a_published_port() {
+        let ship = ship(Release::V26);
+        ship.docker.load("debian").unwrap();
+        let server = "import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('0.0.0.0', 7001))
+while True:
+    data, sender = s.recvfrom(2048)
+    s.sendto(data.upper(), sender)";
+        let debian = image("debian");
+        let options = ["--detach", "--name", "server", "--publish", "127.0.0.1:7001:7001/udp"];
+        let output = ship.docker(&ship.words(&options, &debian, &["python3", "-c", server]));
+        assert_eq!(output.code(), Some(0), "{output:?}");
+        let asked = || {
+            let answer = ship.docker.host().inside(|| {
+                let socket = UdpSocket::bind("127.0.0.1:0")?;
+                socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+                socket.send_to(b"hello", "127.0.0.1:7001")?;
+                let mut buffer = [0; 16];
+                let length = socket.recv(&mut buffer)?;
+                Ok(buffer[..length].to_vec())
+            });
+            answer.is_ok_and(|answer| answer == b"HELLO")
+        };
+        until(asked, || format!("no answer: {}", ship.done(&["logs", "server"])));
+        ship.done(&["rm", "--force", "server"]);
+        ship.expect_nothing_left();
     }
 
     #[test]

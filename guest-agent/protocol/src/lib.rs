@@ -3,6 +3,7 @@
 
 pub mod debug;
 pub mod forward;
+pub mod resolver;
 
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));

@@ -17,6 +17,7 @@ pub mod forward;
 pub mod message;
 pub mod namespace;
 pub mod note;
+pub mod resolver;
 pub mod snapshot;
 mod steer;
 mod sys;

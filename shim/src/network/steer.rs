@@ -9,6 +9,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
+use paperboat_protocol::resolver::RESOLVER_ADDRESS;
+
 /// `struct bpf_insn`: code, registers (destination low), offset, immediate.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +112,7 @@ struct LinkAttr {
     flags: u32,
 }
 
-/// Lets TCP connections to 127.0.0.0/8 and ::1 of the namespace behind `namespace` come to these listeners, which live in it. Holds as long
+/// Lets TCP connections to 127.0.0.0/8, but for Docker's resolver at 127.0.0.11, and ::1 of the namespace behind `namespace` come to these listeners, which live in it. Holds as long
 /// as the answer.
 ///
 /// # Errors
@@ -194,9 +196,12 @@ fn program(map: libc::c_int) -> Vec<Insn> {
         code.push(insn(LOAD_WORD, 2, CONTEXT, LOCAL_IP6 + 4 * word, 0));
         code.push(pass_unless(value));
     }
+    let is_resolver = code.len() + 2;
     code.extend([
-        insn(JUMP, 0, 0, 3, 0),
+        insn(JUMP, 0, 0, 4, 0),
         insn(LOAD_WORD, 2, CONTEXT, LOCAL_IP4, 0),
+        // Docker's resolver is the host's.
+        insn(JUMP_IF_IMMEDIATE, 2, 0, 0, network_order(u32::from(*RESOLVER_ADDRESS.ip()))),
         insn(AND_IMMEDIATE, 2, 0, 0, network_order(0xff00_0000)),
         pass_unless(network_order(0x7f00_0000)),
         insn(LOAD_CONSTANT, 1, MAP_DESCRIPTOR, 0, map),
@@ -221,7 +226,7 @@ fn program(map: libc::c_int) -> Vec<Insn> {
     ]);
     let end = code.len() - 2;
     for (at, insn) in code.iter_mut().enumerate() {
-        if insn.code == JUMP_IF_NOT_IMMEDIATE || at == without_socket {
+        if insn.code == JUMP_IF_NOT_IMMEDIATE || at == without_socket || at == is_resolver {
             // The program has some forty instructions.
             insn.offset = (end - at - 1) as i16;
         }
@@ -279,6 +284,9 @@ mod tests {
                 called.read_to_string(&mut text).unwrap();
                 assert_eq!(text, "hello");
             }
+            let resolver = TcpListener::bind("127.0.0.11:53").unwrap();
+            let caller = TcpStream::connect("127.0.0.11:53").unwrap();
+            assert_eq!(resolver.accept().unwrap().1, caller.local_addr().unwrap(), "Docker's resolver stays the host's");
             drop(link);
             assert_eq!(TcpStream::connect("127.0.0.1:80").unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         });

@@ -89,6 +89,8 @@ impl Pod {
             network,
             agent,
             publisher,
+            resolv_conf: spec.resolv_conf().map(Path::to_owned),
+            resolver: tokio::sync::Mutex::default(),
             containers: Mutex::default(),
         });
         log::info!(

@@ -10,7 +10,7 @@ mod network;
 mod tasks;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::events::{Event, Publisher};
 use crate::hooks::{self, Moment};
 use crate::machine::{Machine, MachineError};
 use crate::network::Network;
+use crate::network::resolver::Resolver;
 use crate::paths::PodPaths;
 use crate::spec::{Role, Spec};
 use crate::streams::{StdioPaths, Streams};
@@ -62,6 +63,10 @@ pub struct Pod {
     network: Network,
     agent: Agent,
     publisher: Publisher,
+    /// The host's file that is the first container's resolv.conf.
+    resolv_conf: Option<PathBuf>,
+    /// Open once that file names Docker's resolver.
+    resolver: tokio::sync::Mutex<Option<Resolver>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
 }
 

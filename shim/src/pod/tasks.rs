@@ -89,6 +89,7 @@ impl Pod {
         let started = async {
             if exec_id.is_empty() {
                 self.network.refresh(&self.machine, &self.agent).await?;
+                self.open_resolver().await;
             }
             if container.role != Role::Sandbox {
                 self.or_machine_end(self.agent.start(id, exec_id)).await?;
