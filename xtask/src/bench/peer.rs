@@ -48,7 +48,7 @@ pub const KVM: &[&str] = &[
 /// The command that boots `vmlinux` with `initramfs` and the kernel's command line in QEMU; files it needs are written below `dir`.
 pub fn command(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Result<Command> {
     let dir = fs::canonicalize(dir).with_context(|| format!("find {}", dir.display()))?;
-    write_files(&dir, vmlinux, initramfs, cmdline, memory_bytes)?;
+    write_files(&dir, vmlinux, initramfs, cmdline, memory_bytes, Pages::All)?;
     let mut qemu = Command::new("qemu-system-ppc64");
     qemu.args(TCG).args(arguments(memory_bytes, &dir));
     Ok(qemu)
@@ -67,17 +67,36 @@ pub fn firmware_command(vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_
     qemu
 }
 
+/// Which page sizes the guest may use.
+#[derive(Clone, Copy)]
+pub enum Pages {
+    /// 4 KiB, 64 KiB, 16 MiB.
+    All,
+    /// Those that a host with pages of 64 KiB can back: 4 KiB, 64 KiB.
+    Small,
+}
+
+impl Pages {
+    /// The property `ibm,segment-page-sizes`: base shift, SLB encoding, count, then shift and PTE encoding each.
+    fn sizes(self) -> &'static [u32] {
+        match self {
+            Self::All => &[12, 0, 3, 12, 0, 16, 7, 24, 0x38, 16, 0x110, 2, 16, 1, 24, 8, 24, 0x100, 1, 24, 0],
+            Self::Small => &[12, 0, 2, 12, 0, 16, 7, 16, 0x110, 1, 16, 1],
+        }
+    }
+}
+
 /// What QEMU loads: files, and where each lies in the guest's memory.
 const PARTS: [(&str, u64); 5] = [("stage2", STAGE2), ("kernel", KERNEL), ("tree", TREE), ("rtas", RTAS), ("initrd", INITRD)];
 const FIRST: &str = "stage1";
 
 /// Writes the files below `dir`.
-pub fn write_files(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Result<()> {
+pub fn write_files(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64, pages: Pages) -> Result<()> {
     let flat = flatten(&fs::read(vmlinux)?).with_context(|| format!("read {}", vmlinux.display()))?;
     let initrd = fs::read(initramfs).with_context(|| format!("read {}", initramfs.display()))?;
     ensure!((flat.len() as u64) < KERNEL_LIMIT, "the kernel is too large for the peer's loader");
     ensure!((initrd.len() as u64) < INITRD_LIMIT, "the initramfs is too large for the peer's loader");
-    let tree = tree(cmdline, memory_bytes, initrd.len() as u64)?;
+    let tree = tree(cmdline, memory_bytes, initrd.len() as u64, pages)?;
     let second = words(&second_stage(flat.len()));
     for (name, bytes) in [FIRST, "stage2", "kernel", "tree", "rtas", "initrd"].iter().zip([
         first_stage(),
@@ -161,7 +180,7 @@ fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The smallest tree that boots, with QEMU's RTAS tokens (hw/ppc/spapr_rtas.c registers them from 0x2000).
-fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64) -> Result<Vec<u8>> {
+fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64, pages: Pages) -> Result<Vec<u8>> {
     let reserved = [(TREE, TREE_SIZE), (RTAS, TREE_SIZE), (INITRD, initrd_size.next_multiple_of(TREE_SIZE))];
     let reserved: Vec<_> =
         reserved.iter().map(|(base, size)| vm_fdt::FdtReserveEntry::new(*base, *size)).collect::<Result<_, _>>()?;
@@ -218,11 +237,7 @@ fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64) -> Result<Vec<u8>> {
     fdt.property_array_u32("ibm,ppc-interrupt-gserver#s", &[0, 0])?;
     // QEMU's own hash table: 4 MiB, which it makes for 512 MiB.
     fdt.property_array_u32("ibm,pft-size", &[0, 22])?;
-    // 4K; 64K with 16M beside it; 16M: base shift, SLB encoding, count, then shift and PTE encoding each.
-    fdt.property_array_u32(
-        "ibm,segment-page-sizes",
-        &[12, 0, 3, 12, 0, 16, 7, 24, 0x38, 16, 0x110, 2, 16, 1, 24, 8, 24, 0x100, 1, 24, 0],
-    )?;
+    fdt.property_array_u32("ibm,segment-page-sizes", pages.sizes())?;
     fdt.property_array_u32("ibm,processor-segment-sizes", &[28, 40, u32::MAX, u32::MAX])?;
     fdt.property_u32("ibm,slb-size", 32)?;
     fdt.property_u32("ibm,vmx", 2)?;
@@ -306,7 +321,7 @@ mod tests {
 
     #[test]
     fn tree_is_made() {
-        let tree = tree("quiet", 512 << 20, 1000).unwrap();
+        let tree = tree("quiet", 512 << 20, 1000, Pages::All).unwrap();
         assert_eq!(&tree[..4], &0xd00d_feed_u32.to_be_bytes());
         assert!((tree.len() as u64) < TREE_SIZE);
     }

@@ -35,7 +35,14 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
         let loaded = ctx.cache.root().join("lab/peer");
         crate::cache::remove_tree(&loaded)?;
         fs::create_dir_all(&loaded)?;
-        peer::write_files(&loaded, &kernel::prepare(ctx, &lab.host)?.vmlinux, &userland, "console=hvc0 quiet", MEMORY_BYTES)?;
+        peer::write_files(
+            &loaded,
+            &kernel::prepare(ctx, &lab.host)?.vmlinux,
+            &userland,
+            "console=hvc0 quiet",
+            MEMORY_BYTES,
+            peer::Pages::Small,
+        )?;
         for entry in fs::read_dir(&loaded)?.flatten() {
             programs.add(&format!("peer/{}", entry.file_name().to_string_lossy()), entry.path());
         }
