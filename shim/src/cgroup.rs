@@ -50,14 +50,20 @@ pub struct Joined {
 }
 
 /// Joins processes to the pod's leaf in every hierarchy. Directories of `ours`, which other pods made, count as made: the last pod takes
-/// them away.
-pub fn join(cgroups_path: &str, pod: &str, processes: &[u32], ours: &[PathBuf]) -> (Joined, io::Result<()>) {
+/// them away. `note` hears of each directory before it is made, so that whoever dies meanwhile leaves none unknown.
+pub fn join(
+    cgroups_path: &str,
+    pod: &str,
+    processes: &[u32],
+    ours: &[PathBuf],
+    mut note: impl FnMut(&Path) -> io::Result<()>,
+) -> (Joined, io::Result<()>) {
     let mut joined = Joined::default();
     let Some(leaf) = leaf(cgroups_path, pod) else { return (joined, Ok(())) };
     let result = hierarchies_here().and_then(|(hierarchies, memberships)| {
         hierarchies.iter().try_for_each(|hierarchy| {
             joined.home.extend(hierarchy.of_member(&memberships));
-            let directory = make(hierarchy, &leaf, ours, &mut joined.made)?;
+            let directory = make(hierarchy, &leaf, ours, &mut joined.made, &mut note)?;
             processes.iter().try_for_each(|pid| fs::write(directory.join(PROCS), pid.to_string()))
         })
     });
@@ -166,11 +172,20 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     if v1.is_empty() { of("cgroup2") } else { v1 }
 }
 
-fn make(hierarchy: &Hierarchy, leaf: &Path, ours: &[PathBuf], made: &mut Vec<PathBuf>) -> io::Result<PathBuf> {
+fn make(
+    hierarchy: &Hierarchy,
+    leaf: &Path,
+    ours: &[PathBuf],
+    made: &mut Vec<PathBuf>,
+    note: &mut impl FnMut(&Path) -> io::Result<()>,
+) -> io::Result<PathBuf> {
     let mut directory = hierarchy.mount_point.clone();
     for part in leaf.components() {
         let parent = directory.clone();
         directory.push(part);
+        if ours.contains(&directory) || !directory.exists() {
+            note(&directory)?;
+        }
         match fs::create_dir(&directory) {
             Ok(()) => made.push(directory.clone()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -240,9 +255,17 @@ mod tests {
         fs::create_dir(root.path().join("kubepods")).unwrap();
         let hierarchy = Hierarchy { mount_point: root.path().into(), controllers: Vec::new(), cpuset_v1: false };
         let (mut first, mut second) = (Vec::new(), Vec::new());
-        make(&hierarchy, Path::new("kubepods/pod1/paperboat-a"), &[], &mut first).unwrap();
-        make(&hierarchy, Path::new("kubepods/pod1/paperboat-b"), &first, &mut second).unwrap();
+        let mut noted = Vec::new();
+        let mut note = |directory: &Path| {
+            noted.push((directory.to_owned(), directory.exists()));
+            Ok(())
+        };
+        make(&hierarchy, Path::new("kubepods/pod1/paperboat-a"), &[], &mut first, &mut note).unwrap();
+        make(&hierarchy, Path::new("kubepods/pod1/paperboat-b"), &first, &mut second, &mut note).unwrap();
         assert_eq!((first.len(), second.len()), (2, 2));
+        // Each was noted before it was there; only the second pod found one of the first.
+        let (paths, there): (Vec<_>, Vec<_>) = noted.into_iter().unzip();
+        assert_eq!((paths, there), ([first.clone(), second.clone()].concat(), vec![false, false, true, false]));
         remove(&first);
         assert!(root.path().join("kubepods/pod1/paperboat-b").exists());
         remove(&second);

@@ -5,7 +5,7 @@
 //! left for it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,9 +24,12 @@ const LOCK_POLL: Duration = Duration::from_millis(2);
 pub fn enter(paths: &PodPaths, pod: &str, cgroups_path: &str, machine: u32) {
     let _lock = lock(paths);
     let processes = [machine, std::process::id()];
-    let (joined, result) = cgroup::join(cgroups_path, pod, &processes, &paths.cgroups_of_pods());
-    let noted = std::fs::write(paths.cgroup_home(), text(&joined.home))
-        .and_then(|()| std::fs::write(paths.cgroups(), text(&joined.made)));
+    let note = |directory: &Path| {
+        let mut file = File::options().create(true).append(true).open(paths.cgroups())?;
+        writeln!(file, "{}", directory.display())
+    };
+    let (joined, result) = cgroup::join(cgroups_path, pod, &processes, &paths.cgroups_of_pods(), note);
+    let noted = std::fs::write(paths.cgroup_home(), text(&joined.home));
     if let Err(error) = result.and(noted) {
         log::warn!("the machine is not in the pod's cgroup: {error}");
     }
