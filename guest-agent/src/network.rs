@@ -112,6 +112,10 @@ impl Parking {
         if !released.is_empty() {
             let pods = fs::File::open("/proc/self/ns/net")?;
             for link in released {
+                // In the pod's namespace another interface may have its name.
+                if let Some(idle) = slot_of(link).map(idle_name).filter(|idle| *idle != link.name) {
+                    self.kernel.change_link(link.index, &LinkChange { name: Some(&idle), ..LinkChange::default() })?;
+                }
                 self.kernel.move_link(link.index, pods.as_fd())?;
             }
         }
@@ -119,12 +123,18 @@ impl Parking {
     }
 
     /// Takes in the slots that are not wanted, and the names of those that are wanted under another one: interfaces exchange names, so
-    /// first each that changes gives up its own.
-    fn take_in(&self, kernel: &mut Connection, links: &[Link], wanted: &[Wanted<'_>]) -> Result<(), NetworkError> {
+    /// first each that changes gives up its own. A slot that was never bound keeps the kernel's name, which no parked one has: every pod
+    /// starts with several, and a new name costs as much as many system calls.
+    fn take_in(&mut self, kernel: &mut Connection, links: &[Link], wanted: &[Wanted<'_>]) -> Result<(), NetworkError> {
+        let taken: Vec<String> = self.kernel.links()?.into_iter().map(|link| link.name).collect();
         for (link, slot) in links.iter().filter_map(|link| Some((link, slot_of(link)?))) {
             let wanted = wanted.iter().find(|wanted| wanted.link.index == link.index);
             let idle = idle_name(slot);
-            if wanted.is_none_or(|wanted| wanted.described.name != link.name) && (link.up || link.name != idle) {
+            let gives_up = match wanted {
+                Some(wanted) => wanted.described.name != link.name && (link.up || link.name != idle),
+                None => link.up || taken.contains(&link.name),
+            };
+            if gives_up {
                 kernel.change_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() })?;
                 kernel.change_link(link.index, &LinkChange { name: Some(&idle), ..LinkChange::default() })?;
             }
