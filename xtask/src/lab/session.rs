@@ -114,14 +114,14 @@ impl Session {
         command.args(["-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log"]);
         command.args(["-serial", "chardev:console", "-append", "console=hvc0 quiet panic=-1"]);
         command.arg("-kernel").arg(&guest.vmlinux).arg("-initrd").arg(&guest.initramfs);
-        // One device for each root port. What the lab writes to its disk is thrown away.
+        // One slot behind each root port, and powernv8 has three. What the lab writes to its disk is thrown away.
         command.arg("-drive").arg(format!("if=none,id=disk,file={},format=raw,snapshot=on", guest.disk.display()));
         command.args(["-device", "virtio-blk-pci,drive=disk,bus=pcie.0"]);
         command.args(["-fsdev", "local,id=jobs,path=jobs,security_model=none"]);
         command.args(["-device", "virtio-9p-pci,fsdev=jobs,mount_tag=jobs,bus=pcie.1"]);
         command.args(["-fsdev", "local,id=products,path=products,security_model=none,readonly=on"]);
-        command.args(["-device", "virtio-9p-pci,fsdev=products,mount_tag=products,bus=pcie.2"]);
-        command.args(["-device", "virtio-serial-pci,bus=pcie.3", "-chardev", "pipe,id=port,path=jobs.fifo"]);
+        command.args(["-device", "virtio-9p-pci,fsdev=products,mount_tag=products,bus=pcie.2,addr=0.0,multifunction=on"]);
+        command.args(["-device", "virtio-serial-pci,bus=pcie.2,addr=0.1", "-chardev", "pipe,id=port,path=jobs.fifo"]);
         command.args(["-device", "virtserialport,chardev=port,name=jobs"]);
         let log = File::create(self.dir.join("qemu.log")).map_or(Stdio::null(), Stdio::from);
         // Ctrl-C is for the chore, which ends the lab itself.

@@ -160,6 +160,7 @@ pub fn stage(ctx: &Ctx, all: bool) -> Result<Vec<String>> {
         .with_file(&parts.guest.initramfs)?
         .with_file(&parts.guest.disk)?
         .with("cases", digest(include_bytes!("suite.rs")))
+        .with("machine", digest(include_bytes!("session.rs")))
         .with(
             "scripts",
             digest(concat!(include_str!("engine.sh"), include_str!("hosts.sh"), include_str!("container.sh")).as_bytes()),
