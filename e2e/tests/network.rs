@@ -240,10 +240,18 @@ fn hooks_and_cni_set_up_the_namespace_that_the_runtime_makes() {
     let output = finish(command, PATIENCE).unwrap();
     expect::code(&host, &output, 0);
     expect::words(&host, &output.stdout, &["10.78.0.", "default via 10.78.0.1 dev eth0", "1 packets received"]);
-    let mut list = host.command_inside("ip");
-    list.args(["-o", "link"]);
-    let links = finish(list, PATIENCE).unwrap().stdout;
-    assert!(!links.contains("veth") && !links.contains("hook0") && !links.contains("paperboat"), "left behind: {links}");
+    // The kernel takes a namespace's interfaces down some time after its last process has left.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut list = host.command_inside("ip");
+        list.args(["-o", "link"]);
+        let links = finish(list, PATIENCE).unwrap().stdout;
+        if !["veth", "hook0", "paperboat"].iter().any(|name| links.contains(name)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "left behind: {links}");
+        thread::sleep(Duration::from_millis(100));
+    }
     expect::nothing_left(&host, &before);
 }
 
