@@ -114,8 +114,7 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
 }
 
 fn unit(ctx: &Ctx) -> Result<Vec<String>> {
-    let mut tests = runner(ctx);
-    tests.args(["--workspace", "--exclude", E2E]);
+    let mut tests = runner(ctx, Choice::Unit);
     let mut summary = stream(&mut tests)?;
     let mut examples = guest::cargo(ctx);
     examples.args(["test", "--quiet", "--workspace", "--doc", "--exclude", E2E]);
@@ -133,8 +132,7 @@ fn difftest(ctx: &Ctx) -> Result<Vec<String>> {
 
 /// Tests in a module `slow` are left out unless all are wanted.
 fn e2e(ctx: &Ctx, products: &Products, args: &TestArgs) -> Result<Vec<String>> {
-    let mut tests = runner(ctx);
-    tests.args(["-p", E2E]);
+    let mut tests = runner(ctx, Choice::EndToEnd(&[]));
     if !args.all {
         tests.args(["--", "--skip", "slow::"]);
     }
@@ -144,8 +142,7 @@ fn e2e(ctx: &Ctx, products: &Products, args: &TestArgs) -> Result<Vec<String>> {
 
 /// The suites of the Task API with another line of containerd.
 fn task_api(ctx: &Ctx, products: &Products, args: &TestArgs, engine: &str) -> Result<Vec<String>> {
-    let mut tests = runner(ctx);
-    tests.args(["-p", E2E]).args(TASK_API.map(|suite| ["--test", suite]).as_flattened());
+    let mut tests = runner(ctx, Choice::EndToEnd(&TASK_API));
     with_products(&mut tests, products, args);
     tests.env("PAPERBOAT_E2E_CONTAINERD", engine);
     stream(&mut tests)
@@ -165,8 +162,16 @@ fn kernel_twice(ctx: &Ctx) -> Result<()> {
     kernel::check_reproducible(ctx, &host, &first)
 }
 
+/// Which of the workspace's tests run.
+enum Choice<'a> {
+    /// Every crate's own.
+    Unit,
+    /// These suites of the end-to-end tests, or all.
+    EndToEnd(&'a [&'a str]),
+}
+
 /// nextest where it is installed, cargo's own runner elsewhere.
-fn runner(ctx: &Ctx) -> Command {
+fn runner(ctx: &Ctx, choice: Choice<'_>) -> Command {
     let mut cargo = guest::cargo(ctx);
     let has_nextest = guest::cargo(ctx)
         .args(["nextest", "--version"])
@@ -175,11 +180,30 @@ fn runner(ctx: &Ctx) -> Command {
         .status()
         .is_ok_and(|status| status.success());
     if has_nextest {
-        cargo.args(["nextest", "run", "--no-fail-fast"]);
+        // Always the whole workspace, of which a filter takes its part: other packages have other features, and compile everything once more.
+        cargo.args(["nextest", "run", "--no-fail-fast", "--workspace", "-E", &choice.filter()]);
     } else {
         cargo.args(["test", "--no-fail-fast"]);
+        match choice {
+            Choice::Unit => cargo.args(["--workspace", "--exclude", E2E]),
+            Choice::EndToEnd(suites) => cargo.args(["-p", E2E]).args(suites.iter().flat_map(|suite| ["--test", suite])),
+        };
     }
     cargo
+}
+
+impl Choice<'_> {
+    /// As nextest is told.
+    fn filter(&self) -> String {
+        match self {
+            Self::Unit => format!("not package({E2E})"),
+            Self::EndToEnd([]) => format!("package({E2E})"),
+            Self::EndToEnd(suites) => {
+                let suites: Vec<String> = suites.iter().map(|suite| format!("binary({suite})")).collect();
+                format!("package({E2E}) and ({})", suites.join(" or "))
+            }
+        }
+    }
 }
 
 /// Runs tests with their output shown; returns the lines that sum them up.
@@ -219,6 +243,12 @@ mod tests {
         assert!(is_summary("test result: ok. 3 passed; 0 failed; 0 ignored"));
         assert!(is_summary("200000 instances of 826 rows, 499 ended in a signal; 0 mismatches in 0 rows"));
         assert!(!is_summary("        PASS [   0.010s] xtask cache::tests::x"));
+    }
+
+    #[test]
+    fn a_filter_names_its_suites() {
+        let filter = Choice::EndToEnd(&["tasks", "pods"]).filter();
+        assert_eq!(filter, "package(paperboat-e2e) and (binary(tasks) or binary(pods))");
     }
 
     #[test]

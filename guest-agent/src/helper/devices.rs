@@ -1,38 +1,20 @@
 //! Device rules. Control groups v2 have no file for them: a BPF program on the cgroup answers each use of a device node
 //! (linux/bpf.h, `BPF_PROG_TYPE_CGROUP_DEVICE`). It asks the rules from the last to the first; the first that fits decides.
 
-#![allow(unsafe_code)]
-
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use paperboat_bpf::insn::{
+    AND_IMMEDIATE, EXIT, JUMP_IF_IMMEDIATE, JUMP_IF_NOT_IMMEDIATE, JUMP_IF_NOT_REGISTER, LOAD_WORD, MOVE_IMMEDIATE, MOVE_WORD,
+    SHIFT_RIGHT_IMMEDIATE,
+};
+use paperboat_bpf::{Attach, Insn, Program};
 
 /// Most rules of one container; each takes at most nine of the 4096 instructions a program may have.
 const RULES_MAX: usize = 400;
-
-/// `struct bpf_insn`: code, registers (destination low), offset, immediate.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Insn {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-// bpf_common.h and bpf.h: class | size or operation | source or mode.
-const LOAD_WORD: u8 = 0x61;
-const AND_IMMEDIATE: u8 = 0x54;
-const SHIFT_RIGHT_IMMEDIATE: u8 = 0x74;
-const MOVE_REGISTER: u8 = 0xbc;
-const MOVE_IMMEDIATE: u8 = 0xb7;
-const JUMP_IF_NOT_IMMEDIATE: u8 = 0x55;
-const JUMP_IF_NOT_REGISTER: u8 = 0x5d;
-const JUMP_IF_IMMEDIATE: u8 = 0x15;
-const EXIT: u8 = 0x95;
 
 // Registers of the program: the answer, a scratch, and the four parts of a request.
 const ANSWER: u8 = 0;
@@ -50,38 +32,6 @@ const ACCESS_MAKE: i32 = 1;
 const ACCESS_READ: i32 = 2;
 const ACCESS_WRITE: i32 = 4;
 const ACCESS_ALL: i32 = ACCESS_MAKE | ACCESS_READ | ACCESS_WRITE;
-
-// linux/bpf.h: commands and constants of bpf(2).
-const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_ATTACH: libc::c_int = 8;
-const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
-const BPF_CGROUP_DEVICE: u32 = 6;
-const BPF_F_ALLOW_MULTI: u32 = 2;
-
-/// The part of `union bpf_attr` that loading takes.
-#[repr(C)]
-#[derive(Default)]
-struct LoadAttr {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-}
-
-/// The part that attaching takes.
-#[repr(C)]
-#[derive(Default)]
-struct AttachAttr {
-    target_fd: u32,
-    attach_bpf_fd: u32,
-    attach_type: u32,
-    attach_flags: u32,
-}
 
 /// A rule as the program asks it; `None` fits everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,11 +122,11 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule, DeviceError> {
 
 /// The program that asks `rules` from the last to the first, and denies what none fits.
 fn program(rules: &[Rule]) -> Vec<Insn> {
-    let insn = |code, to: u8, from: u8, offset, immediate| Insn { code, registers: registers(to, from), offset, immediate };
+    let insn = Insn::new;
     let mut code = vec![
         // struct bpf_cgroup_dev_ctx: access_type (kind low, access high), major, minor.
         insn(LOAD_WORD, KIND, CONTEXT, 0, 0),
-        insn(MOVE_REGISTER, ACCESS, KIND, 0, 0),
+        insn(MOVE_WORD, ACCESS, KIND, 0, 0),
         insn(AND_IMMEDIATE, KIND, 0, 0, 0xffff),
         insn(SHIFT_RIGHT_IMMEDIATE, ACCESS, 0, 0, 16),
         insn(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
@@ -189,7 +139,7 @@ fn program(rules: &[Rule]) -> Vec<Insn> {
             block.push(insn(JUMP_IF_NOT_IMMEDIATE, register, 0, 0, value));
         }
         if rule.access != ACCESS_ALL {
-            block.push(insn(MOVE_REGISTER, SCRATCH, ACCESS, 0, 0));
+            block.push(insn(MOVE_WORD, SCRATCH, ACCESS, 0, 0));
             block.push(insn(AND_IMMEDIATE, SCRATCH, 0, 0, rule.access));
             // All that is asked for must be allowed; any that is denied denies it.
             block.push(match rule.allow {
@@ -219,46 +169,11 @@ fn program(rules: &[Rule]) -> Vec<Insn> {
     code
 }
 
-/// The two four-bit registers of an instruction, which are bit fields in C and so follow the byte order.
-fn registers(to: u8, from: u8) -> u8 {
-    if cfg!(target_endian = "little") { to | from << 4 } else { to << 4 | from }
-}
-
 fn attach(program: &[Insn], path: &Path) -> Result<(), DeviceError> {
     let failed = |what| move |source| DeviceError::Kernel { what, source };
     let cgroup = File::open(path).map_err(failed("cgroup"))?;
-    let load = LoadAttr {
-        prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
-        insn_cnt: program.len() as u32,
-        insns: program.as_ptr() as u64,
-        license: c"Apache-2.0".as_ptr() as u64,
-        ..LoadAttr::default()
-    };
-    // SAFETY: `load` has the layout the command reads, with its true size; program and licence outlive the call, the count is
-    // the program's, and the kernel writes nothing.
-    let fd = unsafe { bpf(BPF_PROG_LOAD, &load) }.map_err(failed("loading"))?;
-    // SAFETY: the command has just answered a new descriptor.
-    let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
-    let attach = AttachAttr {
-        target_fd: cgroup.as_raw_fd().cast_unsigned(),
-        attach_bpf_fd: loaded.as_raw_fd().cast_unsigned(),
-        attach_type: BPF_CGROUP_DEVICE,
-        attach_flags: BPF_F_ALLOW_MULTI,
-    };
-    // SAFETY: `attach` has the layout the command reads, with its true size; both descriptors are open.
-    unsafe { bpf(BPF_PROG_ATTACH, &attach) }.map_err(failed("attaching"))?;
-    // The cgroup holds the program from now on.
-    Ok(())
-}
-
-/// bpf(2).
-///
-/// # Safety
-/// `attr` must be laid out as `command` reads it, and what it points to must live.
-unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
-    // SAFETY: the caller's promise; the size is the structure's.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>() as libc::c_uint) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+    let program = Program::load(Attach::CgroupDevice, program).map_err(failed("loading"))?;
+    program.attach(cgroup.as_fd()).map_err(failed("attaching"))
 }
 
 #[cfg(test)]
@@ -271,13 +186,13 @@ mod tests {
         let mut at = 0usize;
         for _ in 0..program.len() {
             let i = program[at];
-            let (to, from) = (usize::from(i.registers & 15), usize::from(i.registers >> 4));
+            let (to, from) = (usize::from(i.to()), usize::from(i.from()));
             let jump = match i.code {
                 LOAD_WORD => {
                     r[to] = [access << 16 | kind, major, minor][i.offset as usize / 4];
                     false
                 }
-                MOVE_REGISTER => {
+                MOVE_WORD => {
                     r[to] = r[from];
                     false
                 }
