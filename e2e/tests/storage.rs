@@ -5,12 +5,13 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use paperboat_e2e::host::image;
-use paperboat_e2e::{Host, expect};
+use paperboat_e2e::{Host, Running, expect};
 
 /// What a running container does shows on the host within this time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -303,5 +304,57 @@ fn later_containers_share_memory_and_leave_their_files_behind() {
         sandbox.join().unwrap().unwrap();
     });
     assert_eq!(fs::read_dir(&shared.0).unwrap().count(), 0, "shared memory stays in the guest");
+    expect::nothing_left(&host, &before);
+}
+
+/// Descriptors that containerd hands down in the test of that limit.
+const FEW: usize = 1000;
+
+#[test]
+fn a_guest_may_walk_more_files_than_its_machine_may_have_open() {
+    let host = host();
+    let volume = directory(&host, "many");
+    for number in 0..2 * FEW {
+        let directory = volume.join("host").join((number % 40).to_string());
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(number.to_string()), format!("{number} ").repeat(number % 97)).unwrap();
+    }
+    let limits = format!("--nofile={FEW}:{FEW}");
+    let limited = Command::new("prlimit").args(["--pid", &host.containerd_pid().to_string(), &limits]).status().unwrap();
+    assert!(limited.success());
+    let before = host.leftovers();
+    let pod = Running::start(&host, "walker", &["--mount", &bind(&volume, "/v", "rbind:rw")], &["sleep", "1000"]).unwrap();
+    let machine = host.wait_for_machine("walker").unwrap();
+    let open = || fs::read_dir(format!("/proc/{machine}/fd")).unwrap().count();
+
+    // Names and contents of a tree, as host and guest compute it alike.
+    let sum = "set -e; list=$(mktemp); find . -type f | LC_ALL=C sort > $list; sha256sum < $list; xargs cat < $list | sha256sum; rm $list";
+    let on_host = |name: &str| {
+        let output = Command::new("sh").args(["-ec", sum]).current_dir(volume.join(name)).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(pod.shell("read", &format!("cd /v/host; {sum}")).unwrap(), on_host("host"));
+    let write = format!(
+        "for d in $(seq 0 39); do mkdir -p /v/guest/$d; for n in $(seq 0 49); do echo $d $n > /v/guest/$d/$n; done; done
+         cd /v/guest; {sum}"
+    );
+    assert_eq!(pod.shell("write", &write).unwrap(), on_host("guest"));
+    assert!(host.log().contains("the guest is told to forget"));
+    assert_eq!(fs::read_dir(volume.join("guest/39")).unwrap().count(), 50);
+
+    // A guest that keeps them open gets no more, and the machine goes on with what is its own.
+    thread::scope(|scope| {
+        let hoarder = scope.spawn(|| pod.exec("hoard", &["sh", "-c", "exec tail -f /v/host/*/* >/dev/null 2>/v/said"]).unwrap());
+        wait_for("the guest to have all it may have", || {
+            fs::read_to_string(volume.join("said")).is_ok_and(|said| said.contains("open files"))
+        });
+        assert_eq!(pod.status().unwrap(), "RUNNING");
+        assert!(pod.metrics().unwrap().keys().any(|name| name.starts_with("memory")));
+        assert!(open() < FEW, "{}", open());
+        pod.api().unwrap().kill("hoard", 9, false).unwrap();
+        hoarder.join().unwrap();
+    });
+    assert_eq!(pod.shell("after", "ls /v/host | wc -l").unwrap(), "40\n");
+    pod.remove().unwrap();
     expect::nothing_left(&host, &before);
 }

@@ -18,6 +18,9 @@ const VOLUMES_MAX: usize = 256;
 /// Rounds of unmounting: mounts may be stacked.
 const ROUNDS_MAX: usize = 16;
 
+/// Where the kernel is told what to forget.
+pub const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+
 /// Why a mount could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
@@ -88,6 +91,16 @@ pub fn detach_below(directory: &Path) {
             }
         }
     }
+}
+
+/// Has the kernel forget names and inodes that nobody uses. With the last name of a file of the share goes its inode, and the host is told.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn forget_files() -> io::Result<()> {
+    // 4 keeps the kernel from telling the console each time; 2 is names and inodes (Documentation/admin-guide/sysctl/vm.rst).
+    fs::write(DROP_CACHES, "4")?;
+    fs::write(DROP_CACHES, "2")
 }
 
 /// Fifth field of a mountinfo line (proc(5)), its octal escapes undone.

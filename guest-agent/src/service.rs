@@ -285,6 +285,17 @@ impl agent_ttrpc::Agent for Service {
         Ok(Empty::new())
     }
 
+    async fn forget_files(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
+        if self.owns_machine {
+            // It takes as long as there is to forget.
+            let forgotten = tokio::task::spawn_blocking(crate::mounts::forget_files).await;
+            forgotten
+                .map_err(|error| refusal(Code::INTERNAL, error.to_string()))?
+                .map_err(|error| refusal(Code::INTERNAL, format!("{}: {error}", crate::mounts::DROP_CACHES)))?;
+        }
+        Ok(Empty::new())
+    }
+
     async fn open_resolver(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
         self.resolver.open().await.map_err(|error| refusal(Code::UNAVAILABLE, format!("{RESOLVER_ADDRESS}: {error}")))?;
         Ok(Empty::new())

@@ -24,7 +24,7 @@ use crate::machine::{EndReason, Machine, MachineConfig, MachineError, Status};
 use crate::papr::phb::DmaPolicy;
 use crate::papr::trace::Trace;
 use crate::stats::MachineStats;
-use crate::virtio::fs::{FsError, ShareOptions};
+use crate::virtio::fs::{Bell, FsError, ShareOptions};
 use crate::virtio::net::{BindOptions, NetError, Nic, TunDevice};
 
 /// Console lines in the answer of `Wait`.
@@ -73,6 +73,7 @@ enum Slot {
 struct Running {
     machine: Machine,
     network: Arc<Network>,
+    forget_bell: Arc<Bell>,
 }
 
 /// The network slots, and the way to taps if there are any.
@@ -244,7 +245,9 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
             xattr: options.xattr,
         },
     };
-    let devices = DeviceConfig { share, share_options, vsock, nics: network.nics.clone(), helpers: true };
+    let forget_bell = Arc::<Bell>::default();
+    let nics = network.nics.clone();
+    let devices = DeviceConfig { share, share_options, forget_bell: Arc::clone(&forget_bell), vsock, nics, helpers: true };
     let config = MachineConfig {
         source: BootSource { kernel, initrd, cmdline: request.cmdline, load_address: None },
         topology: Topology::new(request.vcpus, 1).map_err(MachineError::from)?,
@@ -258,7 +261,7 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
     };
     let make_vm = Box::new(move |config| create_vm(backend, config, CpuTrace::default()));
     let machine = Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?;
-    Ok(Running { machine, network: Arc::new(network) })
+    Ok(Running { machine, network: Arc::new(network), forget_bell })
 }
 
 struct Service {
@@ -389,6 +392,11 @@ impl machine_ttrpc::Machine for Service {
         let network = self.running()?.network;
         blocking(move || network.unbind(request.slot)).await?.map_err(|error| bind_error(&error))?;
         Ok(api::Empty::default())
+    }
+
+    async fn wait_forget(&self, _: &TtrpcContext, request: api::WaitForgetRequest) -> ttrpc::Result<api::WaitForgetResponse> {
+        let bell = self.running()?.forget_bell;
+        Ok(api::WaitForgetResponse { ring: bell.wait(request.answered).await, ..Default::default() })
     }
 
     async fn console(&self, _: &TtrpcContext, request: api::ConsoleRequest) -> ttrpc::Result<api::ConsoleResponse> {

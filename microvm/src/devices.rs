@@ -29,6 +29,8 @@ pub struct DeviceConfig {
     pub share: Option<OwnedFd>,
     /// How the guest may remember the share.
     pub share_options: virtio::fs::ShareOptions,
+    /// Rings when the guest should forget files of the share.
+    pub forget_bell: Arc<virtio::fs::Bell>,
     /// Host socket and context id of vsock.
     pub vsock: Option<VsockConfig>,
     /// Network slots, in order.
@@ -81,9 +83,8 @@ impl DeviceConfig {
             Ok::<(), MachineError>(())
         };
         if let Some(root) = self.share {
-            let device =
-                virtio::fs::FsDevice::new(SHARE_TAG, root, &self.share_options).map_err(|error| device_error("fs", error))?;
-            add("fs", Box::new(device))?;
+            let device = virtio::fs::FsDevice::new(SHARE_TAG, root, &self.share_options, self.forget_bell);
+            add("fs", Box::new(device.map_err(|error| device_error("fs", error))?))?;
         }
         if let Some(vsock) = self.vsock {
             let device = virtio::vsock::VsockDevice::new(vsock.cid, &vsock.socket_path);

@@ -14,7 +14,6 @@ use paperboat_microvm::devices::{DeviceConfig, VsockConfig};
 use paperboat_microvm::machine::{EndReason, Machine, MachineConfig, STOP_LIMIT};
 use paperboat_microvm::papr::phb::DmaPolicy;
 use paperboat_microvm::papr::trace::Trace;
-use paperboat_microvm::virtio::fs::ShareOptions;
 
 const ROUNDS: u64 = 60;
 
@@ -37,10 +36,10 @@ fn machine(kernel: &str, scratch: &Scratch) -> Machine {
     };
     let devices = DeviceConfig {
         share: Some(DeviceConfig::open_share(scratch.0.to_str().unwrap()).unwrap()),
-        share_options: ShareOptions::default(),
         vsock: Some(VsockConfig { cid: 3, socket_path: scratch.path("vsock") }),
         nics: DeviceConfig::network_slots(2, 2).unwrap(),
         helpers: true,
+        ..DeviceConfig::default()
     };
     Machine::new(
         config,

@@ -296,6 +296,12 @@ impl Agent {
         answer.map(drop).map_err(|error| failed("network", &error))
     }
 
+    /// Has the guest's kernel forget files that nobody uses.
+    pub async fn forget_files(&self) -> Result<(), AgentError> {
+        let answer = self.client.forget_files(limit(self.call_timeout), &Default::default()).await;
+        answer.map(drop).map_err(|error| failed("forget files", &error))
+    }
+
     /// Has the guest hand questions for names at Docker's resolver to the host.
     pub async fn open_resolver(&self) -> Result<(), AgentError> {
         let answer = self.client.open_resolver(limit(CALL_TIMEOUT), &Default::default()).await;

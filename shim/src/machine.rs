@@ -17,7 +17,7 @@ use nix::sched::CloneFlags;
 use paperboat_protocol::debug::DEBUG_PARAMETER;
 use paperboat_protocol::machine::ended_response::Reason;
 use paperboat_protocol::machine::{
-    BindNicRequest, Empty, EndedResponse, ShareOptions, StartRequest, StatsResponse, UnbindNicRequest,
+    BindNicRequest, Empty, EndedResponse, ShareOptions, StartRequest, StatsResponse, UnbindNicRequest, WaitForgetRequest,
 };
 use paperboat_protocol::machine_ttrpc::MachineClient;
 use protobuf::MessageField;
@@ -96,6 +96,9 @@ pub enum MachineError {
         /// What it said.
         message: String,
     },
+    /// The machine does not tell when it has too many files open.
+    #[error("machine: files of the share: {0}")]
+    Forget(String),
     /// The machine ended.
     #[error("{0}")]
     Ended(Arc<MachineEnd>),
@@ -273,6 +276,13 @@ impl Machine {
         let request = UnbindNicRequest { slot, ..Default::default() };
         let answer = self.client.unbind_nic(context::with_duration(CALL_TIMEOUT), &request).await;
         answer.map(drop).map_err(|error| MachineError::Nic { slot, message: plain(&error) })
+    }
+
+    /// Waits until the guest should forget files; `answered` is the number of the last answer, 0 at first.
+    pub async fn wait_forget(&self, answered: u64) -> Result<u64, MachineError> {
+        let request = WaitForgetRequest { answered, ..Default::default() };
+        let answer = self.client.wait_forget(context::with_timeout(0), &request).await;
+        answer.map(|answer| answer.ring).map_err(|error| MachineError::Forget(plain(&error)))
     }
 
     /// Host process id of the machine.

@@ -20,7 +20,6 @@ use paperboat_microvm::machine::{EndReason, Machine, MachineConfig};
 use paperboat_microvm::papr::phb::DmaPolicy;
 use paperboat_microvm::papr::trace::{Trace, TraceKinds};
 use paperboat_microvm::stats::final_state;
-use paperboat_microvm::virtio::fs::ShareOptions;
 use paperboat_microvm::virtio::net::{BindOptions, Nic, TunDevice};
 
 use crate::numbers::{Address, Size};
@@ -244,7 +243,7 @@ fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>) -> Result<Ma
     let share = arguments.share.as_deref().map(DeviceConfig::open_share).transpose()?;
     let vsock = arguments.vsock.as_ref().map(|path| VsockConfig { cid: arguments.cid, socket_path: path.into() });
     let nics = network(&arguments.net)?;
-    let devices = DeviceConfig { share, share_options: ShareOptions::default(), vsock, nics, helpers: !arguments.bare };
+    let devices = DeviceConfig { share, vsock, nics, helpers: !arguments.bare, ..DeviceConfig::default() };
     let kinds = arguments.trace.machine;
     let traces = kinds != TraceKinds::default();
     let initrd = arguments.initrd.as_deref().map(|path| BootFile::open("initramfs", path)).transpose()?;

@@ -101,6 +101,7 @@ impl Pod {
         );
         pod.clone().watch_machine();
         pod.clone().watch_network();
+        pod.clone().watch_files();
         if let Err(error) = pod.create_prepared(spec, prepared, options).await {
             pod.end_machine().await;
             return Err(error);

@@ -1,8 +1,10 @@
 //! What a pod has on the host's disk: its directory, and in it each container's part of the share.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{CreateOptions, PodError};
+use super::{CreateOptions, Pod, PodError};
 use crate::cleanup::{self, CleanupError};
 use crate::paths::PodPaths;
 use crate::spec::{ForGuest, Role, Spec};
@@ -15,6 +17,32 @@ pub(super) enum Prepared {
     Sandbox,
     /// Specification, root file system and volumes; these are left for the guest to make.
     Container(Vec<MemoryVolume>),
+}
+
+/// A guest that fills its machine with files again and again is told to forget no more often than this.
+const FORGET_PAUSE: Duration = Duration::from_millis(100);
+
+impl Pod {
+    /// Has the guest forget files when its machine has many of them open.
+    pub(super) fn watch_files(self: Arc<Self>) {
+        tokio::spawn(async move {
+            let mut answered = 0;
+            let follow = async {
+                while let Ok(ring) = self.machine.wait_forget(answered).await {
+                    log::info!("the machine has many files open: the guest is told to forget those it does not use");
+                    if let Err(error) = self.agent.forget_files().await {
+                        log::warn!("{error}");
+                    }
+                    answered = ring;
+                    tokio::time::sleep(FORGET_PAUSE).await;
+                }
+            };
+            tokio::select! {
+                () = follow => {}
+                _ = self.machine.ended() => {}
+            }
+        });
+    }
 }
 
 /// Makes the pod's directory. One that is there already belongs to a living shim of another containerd, or is what a dead shim left

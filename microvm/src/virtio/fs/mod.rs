@@ -9,6 +9,7 @@
 //! directory are per thread here, which is why each thread that serves first unshares its file system attributes. Requests that are
 //! short work are served by the vCPU that asks.
 
+mod census;
 mod flags;
 mod server;
 mod wire;
@@ -30,6 +31,8 @@ use virtiofsd::passthrough::{CachePolicy, Config, NegotiationMode, PassthroughFs
 use super::queue::{Chain, ChainFault, Counters, DeviceQueue, Ram};
 use super::worker::{DirectQueue, Served, Service, Workers};
 use super::{Activation, DirectService, VirtioDevice, VirtioError, copy_config};
+pub use census::Bell;
+use census::Census;
 use server::Server;
 
 const DEVICE_TYPE: u16 = 26;
@@ -144,11 +147,12 @@ pub struct FsDevice {
 impl FsDevice {
     /// Serves the directory that `root` stands for (O_PATH is enough) under the name `tag`. `/proc` is needed now and not later.
     ///
-    /// Raises this process's soft limit of descriptors to its hard limit: the guest's inodes are descriptors.
+    /// Raises this process's soft limit of descriptors to its hard limit: the guest's inodes are descriptors. `bell` rings when the guest should
+    /// forget some.
     ///
     /// # Errors
     /// [`FsError`] names the tag or what could not be done.
-    pub fn new(tag: &str, root: OwnedFd, options: &ShareOptions) -> Result<Self, FsError> {
+    pub fn new(tag: &str, root: OwnedFd, options: &ShareOptions, bell: Arc<Bell>) -> Result<Self, FsError> {
         let mut padded = [0; TAG_BYTES];
         match padded.get_mut(..tag.len()) {
             Some(place) if !tag.is_empty() => place.copy_from_slice(tag.as_bytes()),
@@ -157,15 +161,17 @@ impl FsDevice {
         let root = Arc::new(root);
         let for_thread = Arc::clone(&root);
         let options = options.clone();
+        let census = Census::new(guest_descriptors()?, bell);
+        let limit = census.limit();
         // The file system notes the current directory of the thread that makes it.
         let made = std::thread::spawn(move || {
             enter(&for_thread)?;
-            make(guest_descriptors()?, &options)
+            make(limit, &options)
         });
         let fs = made
             .join()
             .map_err(|_| FsError::Setup { what: "set up the file system", source: io::Error::other("its thread panicked") })??;
-        Ok(Self { tag: padded, root, server: Arc::new(Server::new(fs)), workers: Workers::default(), queues: Vec::new() })
+        Ok(Self { tag: padded, root, server: Arc::new(Server::new(fs, census)), workers: Workers::default(), queues: Vec::new() })
     }
 
     fn start(&mut self, name: &str, queue: DeviceQueue) -> Result<(), VirtioError> {
@@ -279,6 +285,7 @@ impl VirtioDevice for FsDevice {
     }
 
     fn reset(&mut self) {
+        self.server.close();
         self.workers.stop();
         self.queues.drain(..).for_each(|queue| queue.close());
         self.server.forget_everything();

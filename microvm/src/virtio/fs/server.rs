@@ -17,6 +17,7 @@ use virtiofsd::fuse::{self, Opcode};
 use virtiofsd::passthrough::PassthroughFs;
 use vm_memory::ByteValued;
 
+use super::census::Census;
 use super::flags::to_host;
 use super::wire::{Answer, MAX_XATTR_BYTES, OUT_HEADER_BYTES, Request, error, operation, split_component, split_string, target};
 use crate::virtio::queue::{Chain, ChainFault, Counters, Ram};
@@ -62,6 +63,8 @@ const ACCESS_CONTROL_LISTS: FsOptions = FsOptions::POSIX_ACL.union(FsOptions::DO
 
 pub(super) struct Server {
     fs: PassthroughFs,
+    /// What the guest remembers and has open of it.
+    census: Census,
     /// Options in force since INIT.
     options: AtomicU64,
 }
@@ -70,13 +73,19 @@ pub(super) struct Server {
 type Reply<T> = io::Result<T>;
 
 impl Server {
-    pub(super) fn new(fs: PassthroughFs) -> Self {
-        Self { fs, options: AtomicU64::new(0) }
+    pub(super) fn new(fs: PassthroughFs, census: Census) -> Self {
+        Self { fs, census, options: AtomicU64::new(0) }
+    }
+
+    /// Lets go of requests that wait, now and later.
+    pub(super) fn close(&self) {
+        self.census.close();
     }
 
     /// Forgets all inodes and handles, closing what they hold.
     pub(super) fn forget_everything(&self) {
         self.fs.destroy();
+        self.census.clear();
         self.options.store(0, Ordering::Relaxed);
     }
 
@@ -109,6 +118,12 @@ impl Server {
         }
         if direct && body_bytes > MAX_DIRECT_BYTES {
             return Ok(Served::Later);
+        }
+        if takes_a_descriptor(operation) && !self.census.has_room() {
+            if direct {
+                return Ok(Served::Later);
+            }
+            self.census.wait_for_room();
         }
         let mut answer = Answer::new(memory, chain, header.unique)?;
         let result = self.dispatch(operation, request, &mut answer, direct);
@@ -146,14 +161,14 @@ impl Server {
                 self.forget_everything();
                 Ok(())
             }
-            Opcode::Lookup => give_entry(answer, self.lookup(r)),
+            Opcode::Lookup => give_entry(answer, self.told(self.lookup(r))),
             Opcode::Getattr => give(answer, self.getattr(r)),
             Opcode::Setattr => give(answer, self.setattr(r)),
             Opcode::Readlink => answer.write(&self.fs.readlink(r.context(), r.inode())?),
-            Opcode::Symlink => give_entry(answer, self.symlink(r)),
-            Opcode::Mknod => give_entry(answer, self.mknod(r)),
-            Opcode::Mkdir => give_entry(answer, self.mkdir(r)),
-            Opcode::Link => give_entry(answer, self.link(r)),
+            Opcode::Symlink => give_entry(answer, self.told(self.symlink(r))),
+            Opcode::Mknod => give_entry(answer, self.told(self.mknod(r))),
+            Opcode::Mkdir => give_entry(answer, self.told(self.mkdir(r))),
+            Opcode::Link => give_entry(answer, self.told(self.link(r))),
             Opcode::Unlink => self.unlink(r, false),
             Opcode::Rmdir => self.unlink(r, true),
             Opcode::Rename => self.rename(r),
@@ -251,7 +266,13 @@ impl Server {
         // The root belongs to the session, not to a lookup.
         if inode != fuse::ROOT_ID {
             self.fs.forget(request.context(), inode, count);
+            self.census.forgot(inode, count);
         }
+    }
+
+    /// Counts an inode that the guest is told of.
+    fn told(&self, reply: Reply<Entry>) -> Reply<Entry> {
+        reply.inspect(|entry| self.census.learned(entry.inode))
     }
 
     fn lookup(&self, request: &mut Request<'_>) -> Reply<Entry> {
@@ -340,6 +361,7 @@ impl Server {
             let kill_privileges = open_flags & fuse::OPEN_KILL_SUIDGID != 0;
             self.fs.open(request.context(), request.inode(), kill_privileges, flags)?
         };
+        self.census.opened();
         Ok(fuse::OpenOut { fh: handle.unwrap_or(0), open_flags: options.bits(), ..Default::default() })
     }
 
@@ -358,6 +380,8 @@ impl Server {
             umask,
             Extensions::default(),
         )?;
+        self.census.learned(entry.inode);
+        self.census.opened();
         let opened = fuse::OpenOut { fh: handle.unwrap_or(0), open_flags: options.bits(), ..Default::default() };
         answer.write(fuse::EntryOut::from(entry).as_slice())?;
         answer.write(opened.as_slice())
@@ -392,10 +416,12 @@ impl Server {
     fn release(&self, request: &mut Request<'_>, directory: bool) -> io::Result<()> {
         let fuse::ReleaseIn { fh, flags, .. } = request.object()?;
         if directory {
-            self.fs.releasedir(request.context(), request.inode(), to_host(flags), fh)
+            self.fs.releasedir(request.context(), request.inode(), to_host(flags), fh)?;
         } else {
-            self.fs.release(request.context(), request.inode(), to_host(flags), fh, false, false, None)
+            self.fs.release(request.context(), request.inode(), to_host(flags), fh, false, false, None)?;
         }
+        self.census.closed();
+        Ok(())
     }
 
     fn fsync(&self, request: &mut Request<'_>, directory: bool) -> io::Result<()> {
@@ -444,7 +470,7 @@ impl Server {
         if matches!(entry.name.to_bytes(), b"." | b"..") {
             return Ok(no_inode(entry));
         }
-        self.fs.lookup(request.context(), request.inode(), entry.name)
+        self.told(self.fs.lookup(request.context(), request.inode(), entry.name))
     }
 
     fn access(&self, request: &mut Request<'_>) -> io::Result<()> {
@@ -534,6 +560,22 @@ fn is_short_work(operation: u32) -> bool {
                 | Opcode::CopyFileRange
         )
     })
+}
+
+/// Operations after which the guest may remember or have open more than before.
+fn takes_a_descriptor(operation: Opcode) -> bool {
+    matches!(
+        operation,
+        Opcode::Lookup
+            | Opcode::Symlink
+            | Opcode::Mknod
+            | Opcode::Mkdir
+            | Opcode::Link
+            | Opcode::Create
+            | Opcode::Open
+            | Opcode::Opendir
+            | Opcode::Readdirplus
+    )
 }
 
 /// What a file system says that has not got the data in memory, or cannot tell.

@@ -46,7 +46,7 @@ impl Guest {
 
     fn on(share: TempDir) -> Self {
         let root = OwnedFd::from(fs::File::open(share.path()).unwrap());
-        let driver = Driver::start(Box::new(FsDevice::new("pod", root, &ShareOptions::default()).unwrap()));
+        let driver = Driver::start(Box::new(FsDevice::new("pod", root, &ShareOptions::default(), Arc::default()).unwrap()));
         let mut guest = Self { driver, share, unique: 1, uid: 0 };
         guest.init();
         guest
@@ -200,8 +200,8 @@ fn the_configuration_names_tag_and_queues() {
     assert_eq!(&config[..4], b"pod\0");
     assert_eq!(&config[36..], 1u32.to_le_bytes());
     let root = || OwnedFd::from(fs::File::open("/").unwrap());
-    assert!(matches!(FsDevice::new("", root(), &ShareOptions::default()), Err(FsError::Tag { .. })));
-    assert!(matches!(FsDevice::new(&"x".repeat(37), root(), &ShareOptions::default()), Err(FsError::Tag { .. })));
+    assert!(matches!(FsDevice::new("", root(), &ShareOptions::default(), Arc::default()), Err(FsError::Tag { .. })));
+    assert!(matches!(FsDevice::new(&"x".repeat(37), root(), &ShareOptions::default(), Arc::default()), Err(FsError::Tag { .. })));
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn no_name_leads_out_of_the_share() {
     let share = outside.path().join("share");
     fs::create_dir(&share).unwrap();
     let root = OwnedFd::from(fs::File::open(&share).unwrap());
-    let driver = Driver::start(Box::new(FsDevice::new("pod", root, &ShareOptions::default()).unwrap()));
+    let driver = Driver::start(Box::new(FsDevice::new("pod", root, &ShareOptions::default(), Arc::default()).unwrap()));
     let mut guest = Guest { driver, share: TempDir::new().unwrap(), unique: 1, uid: 0 };
     guest.init();
     fs::create_dir(share.join("dir")).unwrap();
