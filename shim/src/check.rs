@@ -1,6 +1,7 @@
 //! `paperboat check`: whether this host has what pods need, said before the first pod is started. Each miss comes with its cure.
 
 mod engine;
+mod network;
 mod power;
 
 use std::path::Path;
@@ -65,7 +66,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     }
     findings.push(user());
     findings.push(state_directory(&config.state_dir));
-    findings.push(tap());
+    findings.extend(network::findings());
     let host = power::Host::look();
     if host.power {
         findings.extend(power::findings(&host, &power::kvm_access()));
@@ -130,19 +131,6 @@ fn state_directory(path: &Path) -> Finding {
             Finding::note(WHAT, format!("{}: only root may write there", path.display()), "run `sudo paperboat check`")
         }
         Err(errno) => Finding::bad(WHAT, format!("{}: {}", existing.display(), errno.desc()), cure),
-    }
-}
-
-/// Pods with a network have taps.
-fn tap() -> Finding {
-    const PATH: &str = "/dev/net/tun";
-    match std::fs::File::options().read(true).write(true).open(PATH) {
-        Ok(_) => Finding::good("network", PATH),
-        Err(error) => Finding::note(
-            "network",
-            format!("{PATH}: {error}: pods have no network"),
-            "`modprobe tun`, or as root `mkdir -p /dev/net && mknod /dev/net/tun c 10 200`",
-        ),
     }
 }
 

@@ -19,8 +19,8 @@ pub mod namespace;
 pub mod note;
 pub mod resolver;
 pub mod snapshot;
-mod steer;
-mod sys;
+pub(crate) mod steer;
+pub(crate) mod sys;
 
 use std::time::Duration;
 
