@@ -14,6 +14,7 @@
 //! | `PAPERBOAT_DOCKER_26`, `PAPERBOAT_DOCKER_28` | prefix with Docker |
 //! | `PAPERBOAT_CNI_BIN` | directory with the CNI plugins |
 //! | `PAPERBOAT_SHELL` | initramfs with a shell on the console, for tests of the machine by hand |
+//! | `PAPERBOAT_PROBES` | programs that ask a file system what it does, `guest/NAME` and `host/NAME` |
 //! | `PAPERBOAT_STOCK_6_1`, `PAPERBOAT_STOCK_6_12_4K`, `PAPERBOAT_STOCK_6_12_64K` | kernels of Debian's; the last two with `--all` |
 //! | `PAPERBOAT_PROGRAMS` | a tree of Debian's programs for ppc64le; with `--all` |
 //! | `PAPERBOAT_XTASK` | the program behind `cargo xtask` |

@@ -49,13 +49,25 @@ pub const SMALL: &[&str] = &["-Os"];
 
 /// Compiles `images/NAME.c` for the guest, static, with `flags` besides.
 pub fn c_program(ctx: &Ctx, host: &Host, name: &str, flags: &[&str]) -> Result<PathBuf> {
-    let source = ctx.root.join(format!("images/{name}.c"));
-    let compiler = format!("{}gcc", Toolchain::cross_compile(host));
-    let version = capture(Command::new(&compiler).arg("--version"))?;
+    compile(ctx, &format!("{}gcc", Toolchain::cross_compile(host)), name, name, flags)
+}
+
+/// The same for this machine.
+pub fn native_c_program(ctx: &Ctx, name: &str, flags: &[&str]) -> Result<PathBuf> {
+    compile(ctx, "gcc", &format!("{name}-native"), name, flags)
+}
+
+fn compile(ctx: &Ctx, compiler: &str, step: &str, name: &str, flags: &[&str]) -> Result<PathBuf> {
+    let directory = ctx.root.join("images");
+    let source = directory.join(format!("{name}.c"));
+    let text = fs::read_to_string(&source).with_context(|| format!("read {}", source.display()))?;
+    let headers = text.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'));
+    let version = capture(Command::new(compiler).arg("--version"))?;
     let version = version.lines().next().unwrap_or_default().to_owned();
     let inputs = Inputs::new().with_file(&source)?.with("compiler", version).with("flags", flags.join(" "));
-    let dir = ctx.step(name, &inputs, None, |step| {
-        let mut gcc = Command::new(&compiler);
+    let inputs = headers.map(|header| directory.join(header)).try_fold(inputs, |inputs, header| inputs.with_file(&header))?;
+    let dir = ctx.step(step, &inputs, None, |step| {
+        let mut gcc = Command::new(compiler);
         gcc.args(["-static", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-o"]);
         step.log.run(gcc.arg(step.stage.join(name)).arg(&source).args(flags), None)
     })?;

@@ -22,6 +22,7 @@ mod lint;
 #[cfg(test)]
 mod messages;
 mod oci;
+mod probes;
 mod run;
 mod setup;
 mod stock;

@@ -2,7 +2,7 @@
 //! shell; and a tree of Debian's programs for ppc64el.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,6 +14,7 @@ use crate::ctx::Ctx;
 use crate::engines::Scope;
 use crate::images;
 use crate::initramfs::{Archive, Node};
+use crate::probes;
 use crate::setup::Host;
 
 /// A kernel of Debian's.
@@ -77,6 +78,7 @@ pub fn prepare(ctx: &Ctx, host: &Host, scope: Scope) -> Result<Vec<(&'static str
     let mut variables = Vec::new();
     if scope >= Scope::Routine {
         variables.push(("PAPERBOAT_SHELL", shell(ctx, host)?));
+        variables.push(("PAPERBOAT_PROBES", probes::prepare(ctx, host)?));
     }
     for stock in KERNELS.iter().filter(|stock| stock.scope <= scope) {
         variables.push((stock.variable, kernel(ctx, stock)?));
@@ -101,18 +103,80 @@ fn kernel(ctx: &Ctx, stock: &Stock) -> Result<PathBuf> {
     let apt = open(ctx, stock.release)?;
     let package = apt.depends(stock.package)?.into_iter().find(|name| name.starts_with("linux-image-"));
     let debs = apt.packages(&[&package.with_context(|| format!("{} depends on no kernel", stock.package))?])?;
-    let inputs = debs.iter().fold(Inputs::new(), |inputs, deb| inputs.with(&deb.file, &deb.sha256));
+    let inputs =
+        debs.iter().fold(Inputs::new().with("modules", MODULES.join(" ")), |inputs, deb| inputs.with(&deb.file, &deb.sha256));
     let dir = ctx.step(stock.name, &inputs, None, |step| {
         apt.fetch(&debs)?;
         for deb in &debs {
             fs::write(step.stage.join("vmlinux"), image_in(&deb.path)?).context("write the kernel")?;
+            fs::write(step.stage.join("modules.cpio"), modules_in(&deb.path)?).context("write the modules")?;
         }
         Ok(())
     })?;
     ctx.cache.publish(stock.name, &dir.join("vmlinux"))
 }
 
-/// The kernel's image in a package whose modules, ten times its size, nobody needs here.
+/// Drivers of our devices that are modules in some of Debian's kernels, each after what it needs.
+const MODULES: &[&str] = &[
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "fuse",
+    "virtiofs",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "rng-core",
+    "virtio-rng",
+    "virtio_balloon",
+];
+
+/// Those of [`MODULES`] that a package has, as an archive of `modules/NN-NAME.ko` in their order, to stand behind an initramfs.
+fn modules_in(deb: &Path) -> Result<Vec<u8>> {
+    let mut child =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn().context("start dpkg-deb")?;
+    let mut archive = tar::Archive::new(child.stdout.take().context("dpkg-deb has an output")?);
+    let mut found = std::collections::BTreeMap::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.to_string_lossy().into_owned();
+        let file = path.rsplit('/').next().unwrap_or_default();
+        let Some((name, packing)) = file.split_once(".ko") else { continue };
+        if let Some(place) = MODULES.iter().position(|module| *module == name) {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            found.insert(format!("modules/{place:02}-{name}.ko"), unpacked(bytes, packing)?);
+        }
+    }
+    ensure!(child.wait()?.success(), "dpkg-deb cannot read {}", deb.display());
+    let mut modules = Archive::default();
+    modules.push("modules", Node::Directory { mode: 0o755 })?;
+    for (name, content) in found {
+        modules.push(&name, Node::File { mode: 0o644, content })?;
+    }
+    modules.finish()
+}
+
+/// A module that may be packed with xz.
+fn unpacked(bytes: Vec<u8>, packing: &str) -> Result<Vec<u8>> {
+    if packing.is_empty() {
+        return Ok(bytes);
+    }
+    ensure!(packing == ".xz", "a module is packed as {packing}");
+    let mut xz = Command::new("xz").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start xz")?;
+    let mut input = xz.stdin.take().context("xz has an input")?;
+    let writer = std::thread::spawn(move || input.write_all(&bytes));
+    let output = xz.wait_with_output()?;
+    ensure!(output.status.success() && writer.join().is_ok_and(|written| written.is_ok()), "xz cannot unpack a module");
+    Ok(output.stdout)
+}
+
+/// The kernel's image in a package whose modules, ten times its size, come after it.
 fn image_in(deb: &Path) -> Result<Vec<u8>> {
     let mut child =
         Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn().context("start dpkg-deb")?;

@@ -16,7 +16,7 @@ use crate::initramfs::{Archive, Node};
 use crate::run::Log;
 use crate::setup::Host;
 use crate::toolchain::{Linkage, Toolchain};
-use crate::{guest, images, kernel, stock, toolchain};
+use crate::{guest, images, kernel, probes, stock, toolchain};
 
 /// Programs of a host.
 const PROGRAMS: &[&str] = &["containerd-shim-paperboat-v1", "paperboat-vmm", "paperboat"];
@@ -47,6 +47,7 @@ impl Programs {
         files.push(("initramfs.cpio".into(), guest::initramfs(ctx, &agent)?));
         files.push(("userland.cpio".into(), userland(ctx, host)?));
         files.push(("shell.cpio".into(), stock::shell(ctx, host)?));
+        files.extend(probes::on_power(ctx, host)?);
         files.push(("vmlinux".into(), kernel::prepare(ctx, host)?.vmlinux));
         let archives = images::prepare(ctx, host, Scope::Demo)?;
         files.extend(archives.into_iter().map(|(name, path)| (format!("images/{name}.tar"), path)));
