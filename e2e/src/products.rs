@@ -74,6 +74,11 @@ pub fn cni() -> Result<PathBuf, Error> {
     from_environment("PAPERBOAT_CNI_BIN")
 }
 
+/// The initramfs whose agent is hostile.
+pub fn hostile_initramfs() -> Result<PathBuf, Error> {
+    from_environment("PAPERBOAT_HOSTILE")
+}
+
 /// Paths of everything each test needs.
 #[derive(Debug, Clone)]
 pub struct Products {

@@ -54,7 +54,25 @@ fn what_cannot_be_is_refused_by_name() {
         let mount = json!({"destination": "/data", "type": "bind", "source": missing, "options": ["rbind"]});
         spec["mounts"].as_array_mut().unwrap().push(mount);
     });
-    let refused: [(&str, Value, &[&str]); 7] = [
+    let without = |kind: &str| {
+        rootfs.spec(&["true"], |spec| {
+            spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind);
+        })
+    };
+    let refused: [(&str, Value, &[&str]); 11] = [
+        ("host-network", without("network"), &["network namespace", "micro-VM", "--net-host"]),
+        ("host-pid", without("pid"), &["pid namespace", "micro-VM", "--pid host"]),
+        ("host-ipc", without("ipc"), &["ipc namespace", "micro-VM", "--ipc host"]),
+        (
+            "mapped",
+            rootfs.spec(&["true"], |spec| {
+                let ids = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+                let mount = json!({"destination": "/data", "type": "bind", "source": "/tmp", "options": ["rbind"],
+                    "uidMappings": ids, "gidMappings": ids});
+                spec["mounts"].as_array_mut().unwrap().push(mount);
+            }),
+            &["/data", "id-mapped mounts"],
+        ),
         ("no-root", no_root, &["nothing", "No such file"]),
         ("no-volume", no_volume, &["nothing", "/data", "No such file"]),
         ("no-program", rootfs.spec(&["no-such-program"], |_| ()), &["no-such-program", "not found"]),

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -82,6 +83,50 @@ fn streams_carry_everything_and_end() {
     for name in [&fifos.stdin, &fifos.stdout] {
         std::fs::remove_file(name).unwrap();
     }
+    let left = leaks::settle(&host, &before);
+    assert!(left.is_empty(), "left behind: {left:#?}");
+}
+
+#[test]
+fn output_goes_to_a_file_or_to_a_log_driver() {
+    let host = Host::start().unwrap_or_else(|error| panic!("{error}"));
+    let before = host.leftovers();
+    let logs = tempfile::tempdir().unwrap();
+    let path = |name: &str| logs.path().join(name);
+    // A driver as nerdctl has them: it says that it is ready by closing descriptor 5, and takes both streams.
+    let driver = path("driver");
+    let script = "#!/bin/sh\ncd \"$1\" && echo \"$CONTAINER_NAMESPACE $CONTAINER_ID\" > whose && exec 5>&-\n\
+        cat <&4 > error & cat <&3 > output; wait; touch ended\n";
+    std::fs::write(&driver, script).unwrap();
+    std::fs::set_permissions(&driver, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let directory = logs.path().display();
+    let words = ["sh", "-c", "head -c 300000 /dev/zero; echo aside >&2; exit 3"];
+    let names = [
+        ("driven", format!("binary://{}?{directory}=x", driver.display())),
+        // The directory of a file is made.
+        ("filed", format!("file://{directory}/made/log")),
+        ("undriven", format!("binary://{directory}/missing")),
+    ];
+    let run = |id: &str, uri: &str| {
+        let options = ["run", "--detach", "--log-uri", uri, "--runtime", paperboat_e2e::host::RUNTIME, &image("busybox"), id];
+        host.ctr(&[&options[..], &words].concat()).unwrap()
+    };
+    for (id, uri) in &names[..2] {
+        let output = run(id, uri);
+        assert!(output.status.success(), "{output:#?}\n{}", host.log());
+        let running = Running::found(&host, id);
+        running.wait_for_status("STOPPED").unwrap();
+        assert_eq!(running.remove_stopped().unwrap(), Some(3));
+    }
+    let read = |name: &str| String::from_utf8_lossy(&std::fs::read(path(name)).unwrap()).into_owned();
+    assert_eq!(read("whose"), format!("{} driven\n", host.namespace()));
+    assert_eq!((read("output").len(), read("error").as_str()), (300_000, "aside\n"));
+    assert!(path("ended").exists(), "the removal waits for the driver");
+    let filed = read("made/log");
+    assert!(filed.len() == 300_006 && filed.contains("aside\n"), "{} bytes", filed.len());
+    let missing = run(names[2].0, &names[2].1);
+    assert!(missing.code() == Some(1) && missing.stderr.contains("/missing: No such file"), "{missing:#?}");
+    let _ = host.ctr(&["container", "rm", "undriven"]);
     let left = leaks::settle(&host, &before);
     assert!(left.is_empty(), "left behind: {left:#?}");
 }

@@ -41,7 +41,7 @@ fn a_command_runs_in_a_micro_vm_and_its_exit_status_comes_back() {
     let figures: Vec<u64> = ["agent ready", "container started id=first", "container ended id=first"]
         .iter()
         .map(|stage| {
-            let line = host.wait_for_log(&["level=info", stage, &namespace, "pod=first"]).unwrap();
+            let line = host.wait_for_log(&["level=info", stage, &namespace, "pod=first", "container=first"]).unwrap();
             let count = line.split_once(counter).map(|(_, rest)| rest.split([' ', '"']).next().unwrap_or_default());
             count.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no count in {line}"))
         })

@@ -102,6 +102,11 @@ impl Publisher {
         Self { shared }
     }
 
+    /// containerd's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.shared.namespace
+    }
+
     /// Queues an event behind all earlier ones.
     pub fn publish(&self, event: Event) {
         log::debug!("event {event:?}");

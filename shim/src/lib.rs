@@ -29,6 +29,7 @@ pub mod elf;
 pub mod events;
 pub mod farewell;
 pub mod hooks;
+pub mod logger;
 pub mod logging;
 pub mod machine;
 pub mod metrics;

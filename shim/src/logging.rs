@@ -1,5 +1,6 @@
 //! The shim's log: one line per record in logfmt, to containerd's log fifo (which containerd copies to its own log) and, once the
-//! pod has a directory, to a bounded file there.
+//! pod has a directory, to a bounded file there. Namespace and pod are in every line; the container is in those that are about one,
+//! which [`of_container`] makes known.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -26,6 +27,16 @@ struct Logger {
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+tokio::task_local! {
+    /// What the running task works for.
+    static CONTAINER: String;
+}
+
+/// Work for a container: what is logged meanwhile bears its id.
+pub fn of_container<F: Future>(id: &str, work: F) -> impl Future<Output = F::Output> + use<F> {
+    CONTAINER.scope(id.to_owned(), work)
+}
 
 /// Starts logging to the fifo `log` in the current directory (the bundle). Later calls change nothing.
 pub fn start(namespace: &str, pod: &str, debug: bool) {
@@ -62,7 +73,8 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let line = format_line(SystemTime::now(), record, &self.namespace, &self.pod);
+        let of = |container: Option<&str>| format_line(SystemTime::now(), record, &self.namespace, &self.pod, container);
+        let line = CONTAINER.try_with(|id| of(Some(id))).unwrap_or_else(|_| of(None));
         if let Some(fifo) = &self.fifo {
             // A full fifo loses the line: see `start`.
             let _ = (&*fifo).write(line.as_bytes());
@@ -79,16 +91,16 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-fn format_line(now: SystemTime, record: &Record, namespace: &str, pod: &str) -> String {
+fn format_line(now: SystemTime, record: &Record, namespace: &str, pod: &str, container: Option<&str>) -> String {
     let level = match record.level() {
         log::Level::Warn => "warning".to_owned(),
         level => level.as_str().to_ascii_lowercase(),
     };
-    let mut line = format!(
-        "time={:?} level={level} msg={:?} runtime=paperboat namespace={namespace} pod={pod}",
-        rfc3339(now),
-        record.args().to_string()
-    );
+    let message = record.args().to_string();
+    let names = format!("namespace={} pod={}", value(namespace), value(pod));
+    let container = container.map(|id| format!(" container={}", value(id))).unwrap_or_default();
+    // Whose it is comes before what may have to be cut.
+    let mut line = format!("time={:?} level={level} runtime=paperboat {names}{container} msg={message:?}", rfc3339(now));
     if line.len() >= MAX_LINE_BYTES {
         let mut end = MAX_LINE_BYTES - 5;
         while !line.is_char_boundary(end) {
@@ -99,6 +111,12 @@ fn format_line(now: SystemTime, record: &Record, namespace: &str, pod: &str) -> 
     }
     line.push('\n');
     line
+}
+
+/// A value of logfmt: quoted unless it is a plain word. Names come from clients.
+fn value(text: &str) -> std::borrow::Cow<'_, str> {
+    let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:".contains(c));
+    if plain { text.into() } else { format!("{text:?}").into() }
 }
 
 /// UTC, milliseconds. Civil date from days since 1970-01-01: proleptic Gregorian, eras of 400 years.
@@ -144,9 +162,11 @@ mod tests {
             &Record::builder().args(format_args!("{long}")).level(log::Level::Warn).build(),
             "n",
             "p",
+            Some("c\nd"),
         );
         assert!(text.len() <= MAX_LINE_BYTES);
         assert_eq!(text.matches('\n').count(), 1);
-        assert!(text.starts_with("time=\"1970-01-01T00:00:00.000Z\" level=warning msg="));
+        let start = r#"time="1970-01-01T00:00:00.000Z" level=warning runtime=paperboat namespace=n pod=p container="c\nd" msg="#;
+        assert!(text.starts_with(start), "{text}");
     }
 }

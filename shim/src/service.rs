@@ -19,6 +19,7 @@ use crate::agent::AgentError;
 use crate::config::Config;
 use crate::container::Phase;
 use crate::events::Publisher;
+use crate::logging;
 use crate::paths::PodPaths;
 use crate::pod::{CreateOptions, Pod, PodError};
 use crate::streams::StdioPaths;
@@ -208,12 +209,19 @@ impl Service {
 
 /// Runs an operation to its end even if the client goes away meanwhile (ttrpc drops the handler then): half an operation would leave
 /// half a container.
-async fn whole<T: Send + 'static>(operation: impl Future<Output = Result<T, PodError>> + Send + 'static) -> ttrpc::Result<T> {
-    match tokio::spawn(operation).await {
-        Ok(result) => result.map_err(|error| {
+async fn whole<T: Send + 'static>(
+    container: &str,
+    operation: impl Future<Output = Result<T, PodError>> + Send + 'static,
+) -> ttrpc::Result<T> {
+    let logged = async {
+        let result = operation.await;
+        if let Err(error) = &result {
             log::warn!("{error}");
-            error.into()
-        }),
+        }
+        result
+    };
+    match tokio::spawn(logging::of_container(container, logged)).await {
+        Ok(result) => Ok(result?),
         Err(error) => Err(get_rpc_status(Code::INTERNAL, error)),
     }
 }
@@ -228,14 +236,15 @@ impl Task for Service {
         let stdio =
             StdioPaths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
         let options = CreateOptions { id: request.id, bundle: request.bundle, mounts: request.rootfs, stdio };
-        let pid = whole(async move { service.create_container(options).await }).await?;
+        let id = options.id.clone();
+        let pid = whole(&id, async move { service.create_container(options).await }).await?;
         Ok(api::CreateTaskResponse { pid, ..Default::default() })
     }
 
     async fn start(&self, _: &TtrpcContext, request: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
         let pod = self.pod()?;
         let pid = pod.pid();
-        whole(async move { pod.start(&request.id, &request.exec_id).await }).await?;
+        whole(&request.id.clone(), async move { pod.start(&request.id, &request.exec_id).await }).await?;
         Ok(api::StartResponse { pid, ..Default::default() })
     }
 
@@ -250,13 +259,15 @@ impl Task for Service {
 
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> ttrpc::Result<api::Empty> {
         let pod = self.pod()?;
-        whole(async move { pod.kill(&request.id, &request.exec_id, request.signal, request.all).await }).await?;
+        whole(&request.id.clone(), async move { pod.kill(&request.id, &request.exec_id, request.signal, request.all).await })
+            .await?;
         Ok(api::Empty::new())
     }
 
     async fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
         let service = self.clone();
-        whole(async move { service.delete_process(&request.id, &request.exec_id).await }).await
+        let id = request.id.clone();
+        whole(&id, async move { service.delete_process(&request.id, &request.exec_id).await }).await
     }
 
     async fn exec(&self, _: &TtrpcContext, request: api::ExecProcessRequest) -> ttrpc::Result<api::Empty> {
@@ -267,7 +278,7 @@ impl Task for Service {
         }
         let stdio =
             StdioPaths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
-        whole(async move { pod.exec(&request.id, &request.exec_id, &description, stdio).await }).await?;
+        whole(&request.id.clone(), async move { pod.exec(&request.id, &request.exec_id, &description, stdio).await }).await?;
         Ok(api::Empty::new())
     }
 
@@ -282,13 +293,13 @@ impl Task for Service {
 
     async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> ttrpc::Result<api::Empty> {
         let pod = self.pod()?;
-        whole(async move { pod.freeze(&request.id, true).await }).await?;
+        whole(&request.id.clone(), async move { pod.freeze(&request.id, true).await }).await?;
         Ok(api::Empty::new())
     }
 
     async fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> ttrpc::Result<api::Empty> {
         let pod = self.pod()?;
-        whole(async move { pod.freeze(&request.id, false).await }).await?;
+        whole(&request.id.clone(), async move { pod.freeze(&request.id, false).await }).await?;
         Ok(api::Empty::new())
     }
 

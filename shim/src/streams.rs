@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::agent::{self, AgentError};
+use crate::logger::{self, Logger, LoggerError, Started, Whose};
 
 /// Bytes moved at once, a pipe's default capacity.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -21,8 +22,11 @@ const BUFFER_BYTES: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     /// A kind of stream this shim cannot serve.
-    #[error("standard stream {0:?}: only fifos and file:// are supported")]
+    #[error("standard stream {0:?}: only fifos, file:// and, for output, binary:// are supported")]
     Scheme(String),
+    /// The program that was to take the output.
+    #[error(transparent)]
+    Logger(#[from] LoggerError),
     /// The fifo or file cannot be opened.
     #[error("standard stream {}: {source}", path.display())]
     Open {
@@ -73,25 +77,24 @@ impl StdioPaths {
 pub struct Streams {
     outputs: Vec<JoinHandle<()>>,
     input: Option<JoinHandle<()>>,
+    logger: Option<Logger>,
     close_input: watch::Sender<bool>,
     epilogue: watch::Sender<Option<String>>,
 }
 
 impl Streams {
     /// Opens what containerd named, connects each stream by its token and starts pumping.
-    pub async fn connect(paths: &StdioPaths, tokens: &Stdio, vsock: &Path) -> Result<Self, StreamError> {
+    pub async fn connect(paths: &StdioPaths, tokens: &Stdio, vsock: &Path, whose: Whose<'_>) -> Result<Self, StreamError> {
         let (close_input, closing) = watch::channel(false);
         let (epilogue, last_words) = watch::channel(None);
-        let mut streams = Self { outputs: Vec::new(), input: None, close_input, epilogue };
+        let mut streams = Self { outputs: Vec::new(), input: None, logger: None, close_input, epilogue };
+        let [stdout, stderr] = open_sinks(paths, tokens, whose, &mut streams.logger).await?;
         // The last words of a failing machine go to standard error, or to the terminal.
-        let last = if tokens.stderr.is_empty() { "stdout" } else { "stderr" };
-        for (name, path, token) in [("stdout", &paths.stdout, &tokens.stdout), ("stderr", &paths.stderr, &tokens.stderr)] {
-            if token.is_empty() {
-                continue;
-            }
-            let sink = open_sink(path).await?;
+        let last = if tokens.stderr.is_empty() { &tokens.stdout } else { &tokens.stderr };
+        for (sink, token) in [(stdout, &tokens.stdout), (stderr, &tokens.stderr)] {
+            let Some(sink) = sink else { continue };
             let (from, to) = connect_stream(vsock, token).await?.into_split();
-            let last_words = (name == last).then(|| last_words.clone());
+            let last_words = (token == last).then(|| last_words.clone());
             // The guest never reads from an output; its half is kept only so that the connection stays whole.
             streams.outputs.push(tokio::spawn(pump_output(from, to, sink, last_words)));
         }
@@ -116,7 +119,8 @@ impl Streams {
         }
     }
 
-    /// Waits until all output has been passed on, for `limit` at most: a descendant may hold the stream, or nobody reads it.
+    /// Waits until all output has been passed on, for `limit` at most: a descendant may hold the stream, or nobody reads it. Then a log
+    /// driver gets its time.
     pub async fn finish(&mut self, limit: Duration) {
         let deadline = tokio::time::Instant::now() + limit;
         for output in &mut self.outputs {
@@ -125,6 +129,9 @@ impl Streams {
             }
         }
         self.outputs.clear();
+        if let Some(logger) = self.logger.take() {
+            logger.finish().await;
+        }
     }
 }
 
@@ -157,6 +164,35 @@ fn target(name: &str) -> Result<Target, StreamError> {
     }
 }
 
+/// Where standard output and error go, each if it is wanted: one log driver takes both.
+async fn open_sinks(
+    paths: &StdioPaths,
+    tokens: &Stdio,
+    whose: Whose<'_>,
+    logger: &mut Option<Logger>,
+) -> Result<[Option<Sink>; 2], StreamError> {
+    let wanted = [(&paths.stdout, &tokens.stdout), (&paths.stderr, &tokens.stderr)];
+    let wanted = wanted.map(|(path, token)| (!token.is_empty()).then_some(path));
+    let driver = wanted[0].filter(|path| path.split_once("://").is_some_and(|(scheme, _)| scheme == logger::SCHEME));
+    if let Some(driver) = driver {
+        let Started { logger: started, stdout, stderr } = Logger::start(driver, whose).await?;
+        *logger = Some(started);
+        let stderr: Option<Sink> = match wanted[1] {
+            Some(path) if path == driver => Some(Box::new(stderr)),
+            Some(path) => Some(open_sink(path).await?),
+            None => None,
+        };
+        return Ok([Some(Box::new(stdout)), stderr]);
+    }
+    let mut sinks = [None, None];
+    for (sink, path) in sinks.iter_mut().zip(wanted) {
+        if let Some(path) = path {
+            *sink = Some(open_sink(path).await?);
+        }
+    }
+    Ok(sinks)
+}
+
 async fn open_sink(name: &str) -> Result<Sink, StreamError> {
     let (path, file) = match target(name)? {
         // Open both ways: a reader that goes away and comes back (containerd's restart) neither ends nor kills the pump.
@@ -165,6 +201,9 @@ async fn open_sink(name: &str) -> Result<Sink, StreamError> {
             Err(source) => (path, Err(source)),
         },
         Target::File(path) => {
+            // As containerd's own runtime does: a log's directory need not be there.
+            let made = path.parent().map(std::fs::create_dir_all).unwrap_or(Ok(()));
+            made.map_err(|source| StreamError::Open { path: path.clone(), source })?;
             let file = tokio::fs::OpenOptions::new().create(true).append(true).open(&path).await;
             (path, file)
         }
@@ -242,6 +281,8 @@ mod tests {
     use tokio::io::{AsyncBufReadExt, BufReader};
     use tokio::net::UnixListener;
 
+    const WHOSE: Whose<'_> = Whose { namespace: "ns", id: "c" };
+
     struct Guest {
         directory: tempfile::TempDir,
         listener: UnixListener,
@@ -280,7 +321,7 @@ mod tests {
         let paths = StdioPaths { stderr: guest.fifo("err"), ..Default::default() };
         let tokens = paths.tokens();
         let vsock = guest.directory.path().join("vsock");
-        let (streams, (token, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock), guest.accept());
+        let (streams, (token, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock, WHOSE), guest.accept());
         let mut streams = streams.unwrap();
         assert_eq!(token, format!("{}\n", tokens.stderr));
         let path = paths.stderr.clone();
@@ -304,7 +345,7 @@ mod tests {
         let paths = StdioPaths { stdin: guest.fifo("in"), ..Default::default() };
         let tokens = paths.tokens();
         let vsock = guest.directory.path().join("vsock");
-        let (streams, (_, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock), guest.accept());
+        let (streams, (_, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock, WHOSE), guest.accept());
         let streams = streams.unwrap();
         let path = paths.stdin.clone();
         // Within the fifo's capacity, so that all of it waits there when the close comes. The fifo itself stays open.
@@ -327,7 +368,7 @@ mod tests {
         let paths = StdioPaths { stdin: guest.fifo("in"), ..Default::default() };
         let tokens = paths.tokens();
         let vsock = guest.directory.path().join("vsock");
-        let (streams, (_, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock), guest.accept());
+        let (streams, (_, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock, WHOSE), guest.accept());
         let _streams = streams.unwrap();
         let early = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0; 1])).await;
         assert!(early.is_err(), "ended before anybody wrote");
@@ -344,7 +385,7 @@ mod tests {
         let paths = StdioPaths { stdout: guest.fifo("out"), ..Default::default() };
         let vsock = guest.directory.path().join("vsock");
         let tokens = paths.tokens();
-        let (streams, (_, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock), guest.accept());
+        let (streams, (_, mut stream)) = tokio::join!(Streams::connect(&paths, &tokens, &vsock, WHOSE), guest.accept());
         let mut streams = streams.unwrap();
         let flood = tokio::spawn(async move { stream.get_mut().write_all(&[1; 1 << 20]).await });
         streams.finish(Duration::from_millis(100)).await;
@@ -353,7 +394,7 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_kinds_of_streams_are_refused() {
-        assert!(matches!(open_sink("binary:///logger?a=b").await, Err(StreamError::Scheme(_))));
+        assert!(matches!(open_sink("carrier-pigeon:///logger?a=b").await, Err(StreamError::Scheme(_))));
         assert!(matches!(open_source("/nonexistent/fifo"), Err(StreamError::Open { .. })));
     }
 }

@@ -77,7 +77,7 @@ pub fn busybox(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
 }
 
 /// The program behind `paperboat exec-vm`: the same busybox, alone.
-fn debug_tools(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
+pub fn debug_tools(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
     const NAME: &str = "debug-tools";
     let parts = Busybox::fetch(ctx, host)?;
     let inputs = Inputs::new().with(&parts.guest.file, &parts.guest.sha256);

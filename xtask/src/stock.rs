@@ -12,10 +12,10 @@ use crate::apt::{AptRoot, Suite};
 use crate::cache::Inputs;
 use crate::ctx::Ctx;
 use crate::engines::Scope;
-use crate::images;
 use crate::initramfs::{Archive, Node};
 use crate::probes;
 use crate::setup::Host;
+use crate::{guest, images};
 
 /// A kernel of Debian's.
 struct Stock {
@@ -79,6 +79,7 @@ pub fn prepare(ctx: &Ctx, host: &Host, scope: Scope) -> Result<Vec<(&'static str
     if scope >= Scope::Routine {
         variables.push(("PAPERBOAT_SHELL", shell(ctx, host)?));
         variables.push(("PAPERBOAT_PROBES", probes::prepare(ctx, host)?));
+        variables.push(("PAPERBOAT_HOSTILE", hostile(ctx, host)?));
     }
     for stock in KERNELS.iter().filter(|stock| stock.scope <= scope) {
         variables.push((stock.variable, kernel(ctx, stock)?));
@@ -216,6 +217,25 @@ pub fn shell(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
         fs::write(step.stage.join("shell.cpio"), archive.finish()?).context("write the initramfs")
     })?;
     ctx.cache.publish("shell.cpio", &dir.join("shell.cpio"))
+}
+
+/// A guest whose agent is hostile, in the way that the last word of the kernel's parameters names.
+pub fn hostile(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
+    let initramfs = one_program(ctx, "hostile", &guest::c_program(ctx, host, "hostile", guest::SMALL)?)?;
+    ctx.cache.publish("hostile.cpio", &initramfs)
+}
+
+/// An initramfs of one program.
+pub fn one_program(ctx: &Ctx, name: &str, program: &Path) -> Result<PathBuf> {
+    let file = format!("{name}.cpio");
+    let dir = ctx.step(&format!("initramfs-{name}"), &Inputs::new().with_file(program)?, None, |step| {
+        let mut archive = Archive::default();
+        archive.push("dev", Node::Directory { mode: 0o755 })?;
+        archive.push("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
+        archive.push("init", Node::File { mode: 0o755, content: fs::read(program)? })?;
+        fs::write(step.stage.join(&file), archive.finish()?).context("write the initramfs")
+    })?;
+    Ok(dir.join(file))
 }
 
 /// A tree with the programs and all they depend on, unpacked; nothing in it is executed here.

@@ -11,6 +11,7 @@ use super::{EXEC_END_GRACE, KILLED, Pod, PodError};
 use crate::agent::AgentError;
 use crate::container::{Container, Exit, Phase, Process};
 use crate::events::Event;
+use crate::logging::of_container;
 use crate::machine::MachineError;
 use crate::spec::Role;
 
@@ -35,7 +36,7 @@ impl Pod {
 
     /// Waits for a process's end and tells everybody.
     pub(super) fn watch_process(self: Arc<Self>, container: Arc<Container>, process: Arc<Process>) {
-        tokio::spawn(async move {
+        tokio::spawn(of_container(&container.id.clone(), async move {
             let (exit, oom_kills, last_words) = self.end_of(&process).await;
             log::info!(
                 "container ended id={} exec={} status={} {}",
@@ -54,12 +55,12 @@ impl Pod {
             }
             self.tell_oom(&container, oom_kills);
             self.settle(&process, exit, last_words).await;
-        });
+        }));
     }
 
     /// Tells containerd of processes that the guest's kernel ends for want of memory, until the container is gone.
     pub(super) fn watch_oom(self: Arc<Self>, container: Arc<Container>) {
-        tokio::spawn(async move {
+        tokio::spawn(of_container(&container.id.clone(), async move {
             let mut seen = 0;
             while let Ok(kills) = self.or_machine_end(self.agent.wait_oom(&container.id, seen)).await {
                 // A guest that answers what was not asked for would have us spin.
@@ -70,12 +71,13 @@ impl Pod {
                 self.tell_oom(&container, kills);
                 tokio::time::sleep(OOM_PAUSE).await;
             }
-        });
+        }));
     }
 
     /// Tells of each want of memory once, whoever hears of it first.
     fn tell_oom(&self, container: &Container, kills: u64) {
         if container.oom_told.fetch_max(kills, Ordering::Relaxed) < kills {
+            log::warn!("the guest's kernel has ended {kills} processes of the container for want of memory");
             self.publisher.publish(Event::Oom(event::TaskOOM { container_id: container.id.clone(), ..Default::default() }));
         }
     }

@@ -23,6 +23,7 @@ use crate::agent::{Agent, AgentError};
 use crate::container::{Container, Process};
 use crate::events::{Event, Publisher};
 use crate::hooks::{self, Moment};
+use crate::logger::Whose;
 use crate::machine::{Machine, MachineError};
 use crate::network::Network;
 use crate::network::resolver::Resolver;
@@ -137,8 +138,9 @@ impl Pod {
                 let tokens = stdio.tokens();
                 let in_share = self.paths.container_in_share(&id);
                 self.or_machine_end(self.agent.create(&id, &in_share, &memory, tokens.clone())).await?;
-                let streams =
-                    self.or_machine_end(async { Ok(Streams::connect(&stdio, &tokens, self.agent.vsock()).await) }).await?;
+                let whose = Whose { namespace: self.publisher.namespace(), id: &id };
+                let connect = async { Ok(Streams::connect(&stdio, &tokens, self.agent.vsock(), whose).await) };
+                let streams = self.or_machine_end(connect).await?;
                 match streams {
                     Ok(streams) => Some(streams),
                     Err(error) => {

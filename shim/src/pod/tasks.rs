@@ -14,6 +14,7 @@ use crate::agent::AgentError;
 use crate::container::{Container, Exit, Phase, Process};
 use crate::events::Event;
 use crate::hooks::Moment;
+use crate::logger::Whose;
 use crate::machine::MachineError;
 use crate::spec::Role;
 use crate::streams::{StdioPaths, Streams};
@@ -51,7 +52,8 @@ impl Pod {
         std::fs::write(&file, description).map_err(|source| PodError::File { path: file.clone(), source })?;
         let added = async {
             self.or_machine_end(self.agent.exec(id, exec_id, &in_share, tokens.clone())).await?;
-            let streams = Streams::connect(&stdio, &tokens, self.agent.vsock()).await;
+            let whose = Whose { namespace: self.publisher.namespace(), id: exec_id };
+            let streams = Streams::connect(&stdio, &tokens, self.agent.vsock(), whose).await;
             if streams.is_err() {
                 self.discard(id, exec_id).await;
             }
@@ -83,6 +85,10 @@ impl Pod {
         let process = self.process(id, exec_id)?;
         let starting = process.starting.clone().lock_owned().await;
         if process.phase() != Phase::Created {
+            // Why it cannot be started is what became of its machine, where that is gone.
+            if self.machine.has_ended() {
+                return Err(MachineError::Ended(self.machine.ended().await).into());
+            }
             return Err(wrong_phase(&process));
         }
         // What the namespace holds by now, the container finds from its first instruction on.

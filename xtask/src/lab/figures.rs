@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::programs::{Programs, one_program};
+use super::programs::Programs;
 use super::{Booted, Parts, quote};
 use crate::bench::{Figure, Goal, Lab, median, overhead, peer};
 use crate::cli::LabMachine;
-use crate::{guest, kernel};
+use crate::{guest, kernel, stock};
 
 /// The peer, as a package of the lab's release.
 const PEER: &str = "qemu-system-ppc";
@@ -30,7 +30,7 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
         let _lock = ctx.lock()?;
         let mut programs = Programs::prepare(ctx, &lab.host)?;
         let pause = guest::c_program(ctx, &lab.host, "pause", guest::SMALL)?;
-        programs.add("pause.cpio", one_program(ctx, "pause", &pause)?);
+        programs.add("pause.cpio", stock::one_program(ctx, "pause", &pause)?);
         let userland = programs.path("userland.cpio")?.to_owned();
         let loaded = ctx.cache.root().join("lab/peer");
         crate::cache::remove_tree(&loaded)?;

@@ -12,7 +12,6 @@ use crate::cache::{Inputs, file_digest, remove_tree};
 use crate::chores::HOST_PACKAGES;
 use crate::ctx::Ctx;
 use crate::engines::Scope;
-use crate::initramfs::{Archive, Node};
 use crate::run::Log;
 use crate::setup::Host;
 use crate::toolchain::{Linkage, Toolchain};
@@ -48,7 +47,9 @@ impl Programs {
         files.push(("userland.cpio".into(), userland(ctx, host)?));
         files.push(("shell.cpio".into(), stock::shell(ctx, host)?));
         files.extend(probes::on_power(ctx, host)?);
+        files.push(("hostile.cpio".into(), stock::hostile(ctx, host)?));
         files.push(("vmlinux".into(), kernel::prepare(ctx, host)?.vmlinux));
+        files.push(("images/debug-tools".into(), images::debug_tools(ctx, host)?));
         let archives = images::prepare(ctx, host, Scope::Demo)?;
         files.extend(archives.into_iter().map(|(name, path)| (format!("images/{name}.tar"), path)));
         Ok(Self { files })
@@ -122,18 +123,5 @@ fn strip(ctx: &Ctx, host: &Host, program: &Path) -> Result<PathBuf> {
 
 /// The smallest guest: says that it runs, and powers off.
 fn userland(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
-    one_program(ctx, "userland", &guest::c_program(ctx, host, "userland", guest::SMALL)?)
-}
-
-/// An initramfs of one program.
-pub fn one_program(ctx: &Ctx, name: &str, program: &Path) -> Result<PathBuf> {
-    let file = format!("{name}.cpio");
-    let dir = ctx.step(&format!("lab-{name}"), &Inputs::new().with_file(program)?, None, |step| {
-        let mut archive = Archive::default();
-        archive.push("dev", Node::Directory { mode: 0o755 })?;
-        archive.push("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
-        archive.push("init", Node::File { mode: 0o755, content: fs::read(program)? })?;
-        fs::write(step.stage.join(&file), archive.finish()?).context("write the initramfs")
-    })?;
-    Ok(dir.join(file))
+    stock::one_program(ctx, "userland", &guest::c_program(ctx, host, "userland", guest::SMALL)?)
 }

@@ -87,6 +87,7 @@ const ROUTINE: &str = "thin_cut a_command_runs_in a_missing_kernel a_guest_that_
 /// Where the suites find everything in the lab.
 const PLACES: &str = "export PAPERBOAT_BACKEND=kvm PAPERBOAT_BIN=/opt/paperboat/bin PAPERBOAT_KERNEL=/opt/paperboat/vmlinux \
     PAPERBOAT_INITRAMFS=/opt/paperboat/initramfs.cpio PAPERBOAT_SHELL=/opt/paperboat/shell.cpio PAPERBOAT_PROBES=/opt/paperboat/probes \
+    PAPERBOAT_HOSTILE=/opt/paperboat/hostile.cpio \
     PAPERBOAT_IMAGES=/opt/paperboat/images PAPERBOAT_CONTAINERD_BIN=/usr/bin \
     PAPERBOAT_RUNC_BIN=/usr/sbin PATH=/opt/paperboat/bin:$PATH";
 

@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod hostile;
+mod inside;
+
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -167,23 +170,6 @@ fn a_death_is_told_and_leaves_nothing() {
     die(&mut host, Victim::Machine, Moment::BeforeStart);
     die(&mut host, Victim::Shim, Moment::Boot);
     die(&mut host, Victim::Containerd, Moment::Boot);
-}
-
-#[test]
-fn an_agent_that_dies_ends_its_container_and_says_why() {
-    let host = Host::start().unwrap_or_else(|error| panic!("{error}"));
-    let before = host.leftovers();
-    // By zeros where its program was: only who shares its processes and is all-powerful can do that. Then it is
-    // given work.
-    let script = "read -r range _ < /proc/1/maps; start=$((0x${range%%-*})); echo running; sleep 0.2; \
-        dd if=/dev/zero of=/proc/1/mem bs=65536 seek=$((start / 65536)) count=64 conv=notrunc 2> /dev/null; \
-        while true; do echo more; sleep 0.1; done";
-    let options = ["--privileged", "--with-ns", "pid:/proc/1/ns/pid"];
-    let output = host.run_with(&options, &image("busybox"), "agent", &["sh", "-c", script]).unwrap();
-    expect::code(&host, &output, 137);
-    expect::words(&host, &output.stdout, &["running"]);
-    expect::words(&host, &output.stderr, &["panic", "init"]);
-    expect::nothing_left(&host, &before);
 }
 
 #[test]
