@@ -75,6 +75,9 @@ fn main() {
     if first == Some("helper") {
         std::process::exit(helper::main(&arguments[1..]));
     }
+    if first == Some(helper::cwd::COMMAND) {
+        std::process::exit(helper::cwd::main(&arguments[1..]));
+    }
     let pid_1 = std::process::id() == 1;
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (owns_machine, ended) = match words[..] {

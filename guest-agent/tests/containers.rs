@@ -63,6 +63,25 @@ async fn a_container_runs_prints_and_its_status_is_told() {
 }
 
 #[tokio::test]
+async fn a_working_directory_that_is_missing_is_made_before_the_root_is_sealed() {
+    let pod = pod!();
+    for cwd in ["/new/work", "/dev/shm/work/"] {
+        let container = pod.container("cwd", &["sh", "-c", "pwd; stat -c %a:%u ."]).with(&["stdout"]).spec(|spec| {
+            spec["process"]["cwd"] = json!(cwd);
+            spec["root"]["readonly"] = json!(true);
+        });
+        let mut ends = container.run().await.expect("run");
+        assert_eq!(ends.output().await, format!("{}\n755:0\n", cwd.trim_end_matches('/')));
+        assert_eq!(container.wait("").await.exit_status, 0);
+        container.delete("").await.expect("delete");
+    }
+    let container = pod.container("file", &["true"]).spec(|spec| spec["process"]["cwd"] = json!("/bin/sh/x"));
+    let (_, text) = refusal(container.create().await);
+    assert!(text.contains("process.cwd \"/bin/sh/x\": Not a directory"), "{text}");
+    pod.assert_clean(&container.id);
+}
+
+#[tokio::test]
 async fn the_container_is_confined_as_its_spec_says() {
     let pod = pod!();
     let script = "id -u; id -G; grep -E 'NoNewPrivs|CapEff|CapBnd|Seccomp:' /proc/self/status; ulimit -n; \

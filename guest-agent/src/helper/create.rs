@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::program::SpecProgram;
 use super::spec::{self, Place};
-use super::{HelperError, chain, devices};
+use super::{HelperError, chain, cwd, devices};
 use crate::report::{Report, Reporter, receive_terminal};
 use crate::{sys, sysctl};
 
@@ -63,6 +63,7 @@ pub fn run(order: &CreateOrder, reporter: Reporter) -> Result<(), HelperError> {
     for (key, value) in &leftover.sysctls {
         sysctl::set(key, value)?;
     }
+    cwd::provide(&mut spec, &order.rootfs, &order.directory)?;
     let file = order.directory.join(SPEC_FILE);
     let text = serde_json::to_vec(&spec).map_err(|source| HelperError::Json { path: file.clone(), source })?;
     fs::write(&file, text).map_err(|source| HelperError::Io { what: "writing", path: file.clone(), source })?;
@@ -78,7 +79,7 @@ pub fn run(order: &CreateOrder, reporter: Reporter) -> Result<(), HelperError> {
         .with_root_path(&state)
         .map(|builder| builder.with_console_socket(order.terminal.then_some(&console)))
         .and_then(|builder| builder.as_init(&order.directory).with_systemd(false).with_detach(true).build())
-        .map_err(|error| HelperError::Container(chain(&error)))?;
+        .map_err(|error| cwd::complaint(&order.directory).unwrap_or_else(|| HelperError::Container(chain(&error))))?;
     let pid = container.pid().ok_or_else(|| HelperError::Container("libcontainer made no process".into()))?.as_raw();
 
     // The cgroup is there now, and the container's program is not yet.

@@ -183,8 +183,11 @@ fn confine(
         load_filter()?;
     }
     // Before the change of user, who may not be allowed to, and again after it, when root is not (FUSE, NFS).
-    let cwd = |what: &str| std::env::set_current_dir(process.cwd()).map_err(|source| call(what, source));
-    let before = cwd("process.cwd");
+    let cwd = || {
+        let failed = |source| HelperError::Io { what: "process.cwd", path: process.cwd().clone(), source };
+        std::env::set_current_dir(process.cwd()).map_err(failed)
+    };
+    let before = cwd();
     if let Some(mask) = process.user().umask() {
         let mode = Mode::from_bits(mask)
             .ok_or_else(|| HelperError::Value { field: "process.user.umask", value: format!("{mask:#o}") })?;
@@ -203,7 +206,7 @@ fn confine(
         capabilities::drop_privileges(wanted, linux).map_err(failed("process.capabilities"))?;
     }
     if before.is_err() {
-        cwd("process.cwd")?;
+        cwd()?;
     }
     // A working directory outside the container's root shows as "(unreachable)" or an error.
     std::env::current_dir()

@@ -4,6 +4,7 @@
 //! ends, and PID 1 adopts the container's process.
 
 pub mod create;
+pub mod cwd;
 pub mod debug;
 mod devices;
 pub mod exec;
