@@ -28,7 +28,8 @@ const UNSEEN: [(&str, &str); 6] = [
 ];
 
 /// Words of other programs that the page explains.
-const FOREIGN: [&str; 2] = ["runtime \"io.containerd.paperboat.v1\" binary not installed", "Unknown runtime"];
+const FOREIGN: [&str; 3] =
+    ["Too many open files in system", "runtime \"io.containerd.paperboat.v1\" binary not installed", "Unknown runtime"];
 
 /// Letters of its own that a message or an entry must have to say something.
 const LETTERS_MIN: usize = 5;
