@@ -167,6 +167,7 @@ mod tests {
             budget_instructions: None,
             processor: Processor::Native,
             threads_per_core: 1,
+            presentation: Default::default(),
         }
     }
 

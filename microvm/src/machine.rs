@@ -17,16 +17,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use paperboat_hypervisor::{
-    BackendError, ClockMode, EntryState, GuestRam, Processor, RamError, Vcpu, VcpuHandle, VcpuRegs, VmConfig,
+    BackendError, ClockMode, EntryState, GuestRam, Presentation, Processor, RamError, Vcpu, VcpuHandle, VcpuRegs, VmConfig,
 };
 
 use crate::backend::{ChoiceError, ChosenVm};
 use crate::boot::{self, BootError, BootMachine, BootSource, Topology, TreeError};
 use crate::console::Console;
 use crate::papr::calendar::PartitionClock;
-use crate::papr::phb::{DmaPolicy, PhbError};
+use crate::papr::phb::DmaPolicy;
 use crate::papr::trace::Trace;
-use crate::papr::{GuestEnd, Platform, PlatformParts};
+use crate::papr::{GuestEnd, Platform, PlatformError, PlatformParts};
 use crate::pci::PciFunction;
 use crate::stats::{DeviceCounter, MachineStats, VcpuCounters, VcpuReport};
 
@@ -91,9 +91,9 @@ pub enum MachineError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The devices do not fit the bridge.
+    /// Devices and interrupts.
     #[error(transparent)]
-    Phb(#[from] PhbError),
+    Platform(#[from] PlatformError),
     /// Kernel, initramfs, command line, layout.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -168,6 +168,8 @@ pub struct MachineConfig {
     pub budget_instructions: Option<u64>,
     /// Which processor the guest finds.
     pub processor: Processor,
+    /// Who presents interrupts.
+    pub presentation: Presentation,
     /// Where the terminal writes.
     pub console: Console,
     /// How devices reach memory.
@@ -254,6 +256,7 @@ impl Machine {
             budget_instructions: config.budget_instructions,
             processor: config.processor,
             threads_per_core: topology.threads_per_core,
+            presentation: config.presentation,
         })?;
         let console = Arc::new(config.console);
         let platform = Platform::new(PlatformParts {
@@ -271,7 +274,9 @@ impl Machine {
         for id in 0..vcpus {
             let vcpu = platform.vm.create_vcpu(id).map_err(|source| MachineError::Vcpu { id, source })?;
             let handle = vcpu.handle();
-            platform.xics.connect(id, Arc::clone(&handle));
+            if let Some(xics) = &platform.xics {
+                xics.connect(id, Arc::clone(&handle));
+            }
             sides.push(VcpuSide {
                 handle,
                 counters: VcpuCounters::default(),

@@ -1,6 +1,8 @@
 //! `paperboat-vmm`: one process, one micro-VM. `run` is for people at a terminal, `serve` for the shim.
 #![deny(unsafe_code)]
 
+#[path = "cli/heap.rs"]
+mod heap;
 #[path = "cli/inherited.rs"]
 mod inherited;
 #[path = "cli/logger.rs"]
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     logger::install();
+    heap::keep_small();
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::serve(&arguments),

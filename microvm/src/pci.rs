@@ -5,6 +5,7 @@
 //! function in the device tree. The function owns its config space, its BAR contents and its vectors' mask bits.
 //! All methods take `&self`: accesses come from any vCPU thread, and a function does its own, short, locking.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// One interrupt source of the machine, as a device sees it.
@@ -62,6 +63,13 @@ pub trait DmaWindow: Send + Sync {
     fn translate(&self, address: u64, access: DmaAccess) -> Option<(u64, u64)>;
 }
 
+/// Stores to a function's registers that become events without a vCPU leaving the guest.
+pub trait Doorbells: Send + Sync {
+    /// Stores to bus address `address` are writes to the eventfd `event` from now on; not `bound`: they come to the function again. False when
+    /// that cannot be done: nothing changed then.
+    fn bind(&self, address: u64, event: BorrowedFd<'_>, bound: bool) -> bool;
+}
+
 /// A PCI function behind the host bridge.
 pub trait PciFunction: Send + Sync {
     /// A short name for logs and statistics, for example `fs0`.
@@ -103,6 +111,9 @@ pub trait PciFunction: Send + Sync {
     /// Gives the function a window for its accesses to memory. Called before the guest starts, in machines that enforce it; the function then
     /// offers its driver to use it.
     fn bind_dma(&self, window: Arc<dyn DmaWindow>);
+
+    /// Gives the function the means to be notified by events. Called before the guest starts, in machines that have them.
+    fn bind_doorbells(&self, doorbells: Arc<dyn Doorbells>);
 
     /// The machine stops: end every thread of this function and release what it holds. Called once; idempotent.
     fn shutdown(&self);

@@ -11,7 +11,7 @@ use paperboat_hypervisor::{
 
 use crate::papr::phb::{DmaPolicy, PciSlot, Phb};
 use crate::papr::xics::Xics;
-use crate::pci::{DmaWindow, InterruptLine, PciBar, PciFunction, PciIdentity};
+use crate::pci::{DmaWindow, Doorbells, InterruptLine, PciBar, PciFunction, PciIdentity};
 
 /// A small generator (xorshift64*): the same sequence for the same seed.
 pub struct Random(u64);
@@ -344,6 +344,8 @@ impl PciFunction for TestFunction {
 
     fn bind_dma(&self, _: Arc<dyn DmaWindow>) {}
 
+    fn bind_doorbells(&self, _: Arc<dyn Doorbells>) {}
+
     fn shutdown(&self) {
         self.shut_down.store(true, Ordering::SeqCst);
     }
@@ -357,5 +359,5 @@ impl PciFunction for TestFunction {
 pub fn slots(count: usize) -> Vec<PciSlot> {
     let functions: Vec<Arc<dyn PciFunction>> =
         (0..count).map(|index| Arc::new(TestFunction::new(&format!("t{index}"))) as _).collect();
-    Phb::new(functions, Xics::new(1), &Arc::default(), DmaPolicy::Identity).unwrap().into_slots()
+    Phb::new(functions, Arc::new(Xics::new(1)), &Arc::default(), DmaPolicy::Identity).unwrap().into_slots()
 }

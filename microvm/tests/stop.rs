@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Program, Scratch};
-use paperboat_hypervisor::{ClockMode, Processor};
+use paperboat_hypervisor::{ClockMode, Presentation, Processor};
 use paperboat_microvm::backend::{BackendChoice, CpuTrace, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology};
 use paperboat_microvm::console::Console;
@@ -30,6 +30,7 @@ fn machine(kernel: &str, scratch: &Scratch) -> Machine {
         clock: ClockMode::Host,
         budget_instructions: None,
         processor: Processor::Native,
+        presentation: Presentation::default(),
         dma: DmaPolicy::Identity,
         console: Console::in_memory(),
         trace: Trace::default(),

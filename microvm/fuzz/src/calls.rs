@@ -35,6 +35,7 @@ fn platform() -> Platform {
         budget_instructions: None,
         processor: Processor::Native,
         threads_per_core: 1,
+        presentation: Default::default(),
     };
     let vm = create_vm(BackendChoice::Soft, config, CpuTrace::default()).expect("the software CPU").vm;
     let functions = DeviceConfig { helpers: true, ..DeviceConfig::default() }.make(&ram).expect("two devices");

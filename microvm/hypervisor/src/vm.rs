@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{EntryState, GuestRam, VcpuRegs};
+use crate::{EntryState, GuestRam, InterruptController, Presentation, StoreEvents, VcpuRegs};
 
 /// Arguments of a hypercall (LoPAR 14.5): GPR 4 to GPR 12.
 pub type HypercallArgs = [u64; 9];
@@ -108,6 +108,8 @@ pub struct VmConfig {
     pub processor: Processor,
     /// vCPUs of one core, by their numbers: those that directed doorbells reach (1, 2, 4 or 8).
     pub threads_per_core: u32,
+    /// Who presents interrupts.
+    pub presentation: Presentation,
 }
 
 /// One page size a segment can hold (a row of `ibm,segment-page-sizes`, LoPAR C.6.2).
@@ -223,6 +225,16 @@ pub trait Vm: Send + Sync {
 
     /// The interrupt mode in force.
     fn interrupt_mode(&self) -> (u8, bool);
+
+    /// The backend's own interrupt controller. `None`: the machine presents interrupts.
+    fn interrupt_controller(&self) -> Option<Arc<dyn InterruptController>> {
+        None
+    }
+
+    /// How stores become events without an exit, where the backend can.
+    fn store_events(&self) -> Option<Arc<dyn StoreEvents>> {
+        None
+    }
 }
 
 /// A change to the partition's interrupt mode; `None` leaves a part as it is.

@@ -35,6 +35,27 @@ pub const KVM_CAP_PPC_HWRNG: u32 = 115;
 pub const KVM_CAP_PPC_MMU_HASH_V3: u32 = 135;
 pub const KVM_CAP_IMMEDIATE_EXIT: u32 = 136;
 pub const KVM_CAP_PPC_GET_CPU_CHAR: u32 = 151;
+pub const KVM_CAP_IRQFD: u32 = 32;
+pub const KVM_CAP_IOEVENTFD: u32 = 36;
+pub const KVM_CAP_PPC_RTAS: u32 = 91;
+pub const KVM_CAP_IRQ_XICS: u32 = 92;
+pub const KVM_CAP_IOEVENTFD_ANY_LENGTH: u32 = 122;
+pub const KVM_DEV_TYPE_XICS: u32 = 3;
+pub const KVM_DEV_XICS_GRP_SOURCES: u32 = 1;
+pub const KVM_DEV_XICS_GRP_CTRL: u32 = 2;
+pub const KVM_DEV_XICS_NR_SERVERS: u32 = 1;
+pub const KVM_XICS_PRIORITY_SHIFT: u32 = 32;
+pub const KVM_XICS_LEVEL_SENSITIVE: u64 = 1099511627776;
+pub const KVM_XICS_MASKED: u64 = 2199023255552;
+pub const KVM_IRQFD_FLAG_DEASSIGN: u32 = 1;
+pub const KVM_IRQ_LINE: u32 = 2148052577;
+pub const KVM_IRQFD: u32 = 2149625462;
+pub const KVM_IOEVENTFD: u32 = 2151722617;
+pub const KVM_CREATE_DEVICE: u32 = 3222056672;
+pub const KVM_SET_DEVICE_ATTR: u32 = 2149101281;
+pub const KVM_HAS_DEVICE_ATTR: u32 = 2149101283;
+pub const KVM_PPC_RTAS_DEFINE_TOKEN: u32 = 2155916972;
+pub const KVM_IOEVENTFD_FLAG_DEASSIGN: u32 = 4;
 pub const KVM_CREATE_VCPU: u32 = 536915521;
 pub const KVM_SET_USER_MEMORY_REGION: u32 = 2149625414;
 pub const KVM_PPC_GET_SMMU_INFO: u32 = 1112583846;
@@ -50,6 +71,7 @@ pub const KVM_GET_ONE_REG: u32 = 2148576939;
 pub const KVM_SET_ONE_REG: u32 = 2148576940;
 pub type __u8 = ::core::ffi::c_uchar;
 pub type __u16 = ::core::ffi::c_ushort;
+pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulong;
 #[repr(C)]
@@ -564,4 +586,56 @@ pub struct kvm_ppc_smmu_info {
 pub struct kvm_one_reg {
     pub id: __u64,
     pub addr: __u64,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct kvm_irq_level {
+    pub __bindgen_anon_1: kvm_irq_level__bindgen_ty_1,
+    pub level: __u32,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union kvm_irq_level__bindgen_ty_1 {
+    pub irq: __u32,
+    pub status: __s32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct kvm_ioeventfd {
+    pub datamatch: __u64,
+    pub addr: __u64,
+    pub len: __u32,
+    pub fd: __s32,
+    pub flags: __u32,
+    pub pad: [__u8; 36usize],
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct kvm_irqfd {
+    pub fd: __u32,
+    pub gsi: __u32,
+    pub flags: __u32,
+    pub resamplefd: __u32,
+    pub pad: [__u8; 16usize],
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct kvm_create_device {
+    pub type_: __u32,
+    pub fd: __u32,
+    pub flags: __u32,
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct kvm_device_attr {
+    pub flags: __u32,
+    pub group: __u32,
+    pub attr: __u64,
+    pub addr: __u64,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct kvm_rtas_token_args {
+    pub name: [::core::ffi::c_char; 120usize],
+    pub token: __u64,
 }

@@ -7,11 +7,12 @@
 //! | `trampoline` | the way into KVM_RUN that keeps the host's floating point and vector registers |
 //! | `pages` | page sizes that what backs guest memory can hold |
 //! | `vm`, `vcpu` | the trait's two halves |
+//! | `xics` | the kernel's interrupt controller, and stores that become events |
 //! | `kick` | how one thread gets another one out of KVM_RUN |
 //! | `bindings` | the kernel's structures and numbers, generated: see docs/lab.md |
 //!
-//! KVM serves in the kernel what `paperboat_hypervisor` says a backend serves; interrupts are presented by the machine's own XICS through
-//! KVM_INTERRUPT. On another host than POWER the crate offers [`host::probe`] and [`create`], which say so.
+//! KVM serves in the kernel what `paperboat_hypervisor` says a backend serves; interrupts are presented by the kernel's XICS, or, if the machine
+//! wants that, by the machine's own through KVM_INTERRUPT. On another host than POWER the crate offers [`host::probe`] and [`create`], which say so.
 
 pub mod host;
 
@@ -39,6 +40,8 @@ mod trampoline;
 mod vcpu;
 #[cfg(target_arch = "powerpc64")]
 mod vm;
+#[cfg(target_arch = "powerpc64")]
+mod xics;
 
 #[cfg(target_arch = "powerpc64")]
 pub use vm::create;

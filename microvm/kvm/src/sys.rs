@@ -4,6 +4,8 @@
 //! macros know. Every number is compared at compile time with the one that the kernel's header gives.
 #![allow(unsafe_code, reason = "ioctl, and the kvm_run page shared with the kernel")]
 
+mod interrupts;
+
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -19,6 +21,8 @@ use crate::bindings::{
     kvm_regs, kvm_run, kvm_userspace_memory_region,
 };
 use crate::trampoline;
+
+pub use interrupts::XicsFd;
 
 /// Type of KVM's ioctls.
 const KVMIO: u8 = 0xae;

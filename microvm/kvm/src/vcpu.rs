@@ -84,6 +84,9 @@ impl KvmVcpu {
     pub(crate) fn new(id: u32, fd: VcpuFd, partition: Arc<Partition>) -> Result<Self, BackendError> {
         // Without it `sc 1` of the guest ends the run.
         fd.enable(b::KVM_CAP_PPC_PAPR)?;
+        if let Some(xics) = &partition.xics {
+            fd.connect(xics, id)?;
+        }
         if let Some(logical_pvr) = partition.compatibility {
             fd.set_one_reg(b::KVM_REG_PPC_ARCH_COMPAT, logical_pvr)?;
         }

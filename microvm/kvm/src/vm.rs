@@ -6,13 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use paperboat_hypervisor::{BackendError, Capabilities, ClockMode, GuestRam, InterruptMode, Processor, Vcpu, Vm, VmConfig};
+use paperboat_hypervisor::{
+    BackendError, Capabilities, ClockMode, GuestRam, InterruptController, InterruptMode, Presentation, Processor, StoreEvents,
+    Vcpu, Vm, VmConfig,
+};
 
 use crate::bindings as b;
 use crate::host::{HOST_PAGE_MIN, HostError};
 use crate::pages::segment_page_sizes;
-use crate::sys::{Kvm, PartitionFd};
+use crate::sys::{Kvm, PartitionFd, XicsFd};
 use crate::vcpu::{KvmVcpu, Side};
+use crate::xics::{self, Events};
 use crate::{kick, trampoline};
 
 /// Most vCPUs of a partition, as everywhere in the machine.
@@ -45,6 +49,8 @@ const LPCR_ILE: u64 = 1 << (63 - 38);
 /// What vCPUs and partition share.
 pub struct Partition {
     pub(crate) fd: PartitionFd,
+    /// The kernel's interrupt controller, if it presents interrupts.
+    pub(crate) xics: Option<XicsFd>,
     /// The logical PVR that vCPUs are held to, if it is not the host's.
     pub(crate) compatibility: Option<u32>,
     mode: Mutex<Mode>,
@@ -103,7 +109,8 @@ pub fn create(config: VmConfig) -> Result<Arc<dyn Vm>, HostError> {
     let mut fd = partition(&kvm)?;
     fd.set_memory(&config.ram)?;
     table(&fd, config.hpt_order)?;
-    offer(&fd)?;
+    offer(&fd, config.threads_per_core)?;
+    let xics = xics::create(&fd, config.presentation, config.vcpu_count)?;
     let mut capabilities = capabilities(&fd, config.hpt_order)?;
     let compatibility = match config.processor {
         Processor::Native => None,
@@ -113,10 +120,11 @@ pub fn create(config: VmConfig) -> Result<Arc<dyn Vm>, HostError> {
             Some(capabilities.cpu_version)
         }
     };
+    capabilities.in_kernel_xics = xics.is_some();
     let run_size = kvm.run_size()?;
     let sides = (0..config.vcpu_count).map(|_| None).collect();
     let partition =
-        Partition { fd, compatibility, mode: Mutex::default(), mode_number: AtomicU64::new(1), sides: Mutex::new(sides) };
+        Partition { fd, xics, compatibility, mode: Mutex::default(), mode_number: AtomicU64::new(1), sides: Mutex::new(sides) };
     Ok(Arc::new(KvmVm { partition: Arc::new(partition), capabilities, run_size }))
 }
 
@@ -182,16 +190,17 @@ fn table(fd: &PartitionFd, order: u32) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Has the kernel serve its half of the hypercalls; each vCPU is a core of its own, whatever the host's threads are.
-fn offer(fd: &PartitionFd) -> Result<(), HostError> {
+/// Has the kernel serve its half of the hypercalls, and tells it how many vCPUs share a core, whatever the host's threads are.
+fn offer(fd: &PartitionFd, threads_per_core: u32) -> Result<(), HostError> {
     for call in OPTIONAL_CALLS {
         fd.serve_in_kernel(*call)?;
     }
     if fd.capability(b::KVM_CAP_PPC_HWRNG) > 0 {
         fd.serve_in_kernel(H_RANDOM)?;
     }
-    if fd.capability(b::KVM_CAP_PPC_SMT) > 1 {
-        fd.enable(b::KVM_CAP_PPC_SMT, [1, 0, 0, 0])?;
+    let threads = threads_per_core.max(1);
+    if threads > 1 || fd.capability(b::KVM_CAP_PPC_SMT) > 1 {
+        fd.enable(b::KVM_CAP_PPC_SMT, [threads.into(), 0, 0, 0])?;
     }
     Ok(())
 }
@@ -338,6 +347,16 @@ impl Vm for KvmVm {
     fn interrupt_mode(&self) -> (u8, bool) {
         let mode = lock(&self.partition.mode);
         (mode.ail, mode.little_endian)
+    }
+
+    fn interrupt_controller(&self) -> Option<Arc<dyn InterruptController>> {
+        self.partition.xics.is_some().then(|| Arc::new(Events::new(&self.partition)) as _)
+    }
+
+    fn store_events(&self) -> Option<Arc<dyn StoreEvents>> {
+        let offered = |capability| self.partition.fd.capability(capability) > 0;
+        (offered(b::KVM_CAP_IOEVENTFD) && offered(b::KVM_CAP_IOEVENTFD_ANY_LENGTH))
+            .then(|| Arc::new(Events::new(&self.partition)) as _)
     }
 }
 

@@ -6,13 +6,17 @@
 mod code;
 #[path = "guest/host_registers.rs"]
 mod host_registers;
+#[path = "guest/kernel_interrupts.rs"]
+mod kernel_interrupts;
 
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use code::{Guest, data};
-use paperboat_hypervisor::{BackendError, Exit, HypercallReply, InterruptMode, Vcpu, VcpuHandle, contract};
+use paperboat_hypervisor::{
+    BackendError, Exit, HypercallReply, InterruptMode, Presentation, Processor, Vcpu, VcpuHandle, VmConfig, contract,
+};
 
 /// Any call that the kernel does not serve.
 const REPORT: u64 = 0x1c8;
@@ -152,6 +156,28 @@ fn two_vcpus_share_memory_and_prod_each_other() {
 }
 
 #[test]
+fn two_vcpus_share_a_core() {
+    let guest = Guest::with(code::pair(), code::accept(), |config| VmConfig { vcpu_count: 2, threads_per_core: 2, ..config });
+    let mut first = guest.enter(0);
+    let mut second = guest.enter(1);
+    let waiting = std::thread::spawn(move || hypercall(second.as_mut()).1[0]);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(hypercall(first.as_mut()).1[0], 0, "H_PROD of the other thread succeeds");
+    assert_eq!(waiting.join().unwrap(), 0x5151);
+}
+
+#[test]
+fn a_logical_power8_is_offered_and_runs() {
+    let guest = Guest::with(code::count(), code::accept(), |config| VmConfig { processor: Processor::Power8, ..config });
+    assert_eq!(guest.vm.capabilities().cpu_version, 0x0f00_0004);
+    let mut vcpu = guest.enter(0);
+    for round in 0..3 {
+        assert_eq!(hypercall(vcpu.as_mut()).1[0], round);
+        answer(vcpu.as_mut(), 0);
+    }
+}
+
+#[test]
 fn the_interrupt_mode_reaches_every_vcpu_even_one_that_runs() {
     let guest = Guest::new(code::spin(), 2);
     let mut vcpu = guest.enter(0);
@@ -230,5 +256,8 @@ fn the_host_is_described() {
 
 #[test]
 fn who_serves_which_hypercall() {
-    contract::check(|config| paperboat_kvm::create(config).unwrap()).unwrap_or_else(|breach| panic!("{breach}"));
+    for presentation in [Presentation::Machine, Presentation::Backend] {
+        let made = contract::check(presentation, |config| paperboat_kvm::create(config).unwrap());
+        made.unwrap_or_else(|breach| panic!("{presentation:?}: {breach}"));
+    }
 }

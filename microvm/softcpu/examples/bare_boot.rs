@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         budget_instructions: budget,
         processor: Default::default(),
         threads_per_core: 1,
+        presentation: Default::default(),
     })?;
     if let Ok(list) = std::env::var("PAPERBOAT_TRACE")
         && let Some(config) = TraceConfig::parse(&list, Arc::new(Mutex::new(std::io::stderr())))

@@ -57,6 +57,7 @@ mod tests {
             budget_instructions: None,
             processor: Default::default(),
             threads_per_core: 1,
+            presentation: Default::default(),
         };
         let vm = SoftVm::new(config).unwrap();
         let mut vcpu = vm.create_soft_vcpu(0).unwrap();

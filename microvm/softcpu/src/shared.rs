@@ -487,6 +487,7 @@ mod tests {
             budget_instructions: None,
             processor: Default::default(),
             threads_per_core: 1,
+            presentation: Default::default(),
         };
         Shared::new(&config, Hpt::new(18).unwrap()).unwrap()
     }

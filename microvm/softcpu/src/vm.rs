@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use paperboat_hypervisor::{
-    BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, Processor, Vcpu, VcpuHandle, VcpuRegs,
-    VcpuStats, Vm, VmConfig, Woken,
+    BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, Presentation, Processor, Vcpu, VcpuHandle,
+    VcpuRegs, VcpuStats, Vm, VmConfig, Woken,
 };
 
 use crate::clock::TIMEBASE_HZ;
@@ -81,6 +81,10 @@ impl SoftVm {
         }
         if !HPT_ORDERS.contains(&config.hpt_order) {
             return refuse("order of the hashed page table", u64::from(config.hpt_order), "18 to 46");
+        }
+        if config.presentation == Presentation::Backend {
+            let allowed = "machine: the software CPU has no interrupt controller of its own";
+            return Err(BackendError::Config { what: "presentation of interrupts by the backend", value: 1, allowed });
         }
         let hpt = Hpt::new(config.hpt_order).map_err(|error| match error {
             HptError::Order { order } => {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use paperboat_hypervisor::contract;
+use paperboat_hypervisor::{Presentation, contract};
 use paperboat_softcpu::SoftVm;
 
 #[test]
 fn who_serves_which_hypercall() {
-    contract::check(|config| Arc::new(SoftVm::new(config).unwrap())).unwrap_or_else(|breach| panic!("{breach}"));
+    let made = contract::check(Presentation::Machine, |config| Arc::new(SoftVm::new(config).unwrap()));
+    made.unwrap_or_else(|breach| panic!("{breach}"));
 }

@@ -97,6 +97,7 @@ fn partition_of(processor: Processor, vcpu_count: u32, clock: ClockMode) -> (Sof
         budget_instructions: Some(200_000_000),
         processor,
         threads_per_core: 2,
+        presentation: Default::default(),
     };
     (SoftVm::new(config).unwrap(), ram)
 }
@@ -394,6 +395,7 @@ fn the_budget_ends_an_endless_loop() {
         budget_instructions: Some(10_000),
         processor: Default::default(),
         threads_per_core: 1,
+        presentation: Default::default(),
     };
     let vm = SoftVm::new(config).unwrap();
     put(&ram, CODE, &[b(0)]);

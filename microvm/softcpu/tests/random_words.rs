@@ -54,6 +54,7 @@ fn round(seed: u64) {
         budget_instructions: Some(BUDGET),
         processor: Default::default(),
         threads_per_core: 1,
+        presentation: Default::default(),
     };
     let vm = SoftVm::new(config).unwrap();
     let little_endian = random.next() & 1 == 0;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
-use paperboat_hypervisor::{ClockMode, Processor};
+use paperboat_hypervisor::{ClockMode, Presentation, Processor};
 use paperboat_microvm::backend::{BackendChoice, Coverage, CpuTrace, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
 use paperboat_microvm::console::{Console, FILE_BYTES_MAX};
@@ -94,6 +94,9 @@ pub struct RunArguments {
     /// Which processor the guest finds: native (what executes it) or power8 (a logical POWER8).
     #[arg(long, default_value = "native", value_name = "NAME")]
     cpu: CpuChoice,
+    /// Who presents interrupts: kernel (KVM), machine, or auto, which is kernel where it can.
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    xics: XicsChoice,
     /// Time follows executed instructions: the same run every time (one CPU).
     #[arg(long)]
     deterministic: bool,
@@ -153,6 +156,22 @@ impl FromStr for CpuChoice {
             "native" => Ok(Self(Processor::Native)),
             "power8" => Ok(Self(Processor::Power8)),
             _ => Err("must be native or power8".to_owned()),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct XicsChoice(Presentation);
+
+impl FromStr for XicsChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self(Presentation::Auto)),
+            "kernel" => Ok(Self(Presentation::Backend)),
+            "machine" => Ok(Self(Presentation::Machine)),
+            _ => Err("must be auto, kernel or machine".to_owned()),
         }
     }
 }
@@ -259,6 +278,7 @@ fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>) -> Result<Ma
         clock: if arguments.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
         budget_instructions: arguments.budget,
         processor: arguments.cpu.0,
+        presentation: arguments.xics.0,
         dma: if arguments.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console: console(&arguments.console)?,
         trace: if traces { Trace::new(kinds, Box::new(std::io::stderr())) } else { Trace::default() },

@@ -6,9 +6,10 @@
 use paperboat_hypervisor::{BackendError, HypercallReply, InterruptMode};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::status::{H_AUTHORITY, H_BUSY, H_HARDWARE, H_P2, H_P3, H_P4, H_PARAMETER, H_SUCCESS, H_UNSUPPORTED_FLAG};
+use super::status::{H_AUTHORITY, H_BUSY, H_FUNCTION, H_HARDWARE, H_P2, H_P3, H_P4, H_PARAMETER, H_SUCCESS, H_UNSUPPORTED_FLAG};
 use super::tce::{TCE_PAGE_SIZE, TCES_PER_CALL_MAX, TceError};
 use super::vty::CHARS_MAX;
+use super::xics::Xics;
 use super::{Action, Call, Outcome, rtas};
 
 /// One hypercall.
@@ -88,42 +89,49 @@ fn put_term_char(call: &Call<'_>) -> Outcome {
     if vty.put(&bytes[..length as usize]) { H_SUCCESS.into() } else { H_BUSY.into() }
 }
 
+/// The machine's presentation layer, and what is asked of it. With the backend's controller these calls do not come here.
+fn present(call: &Call<'_>, ask: impl FnOnce(&Xics) -> Outcome) -> Outcome {
+    call.platform.xics.as_deref().map_or_else(|| H_FUNCTION.into(), ask)
+}
+
 fn xirr(call: &Call<'_>) -> Outcome {
-    let xirr = call.platform.xics.accept(call.cpu);
-    HypercallReply::with(H_SUCCESS, &[xirr.into()]).into()
+    present(call, |xics| HypercallReply::with(H_SUCCESS, &[xics.accept(call.cpu).into()]).into())
 }
 
 /// As H_XIRR, with the time base at which the interrupt came; the machine does not see the guest's time base and reports none.
 fn xirr_x(call: &Call<'_>) -> Outcome {
-    let xirr = call.platform.xics.accept(call.cpu);
-    HypercallReply::with(H_SUCCESS, &[xirr.into(), 0]).into()
+    present(call, |xics| HypercallReply::with(H_SUCCESS, &[xics.accept(call.cpu).into(), 0]).into())
 }
 
 fn cppr(call: &Call<'_>) -> Outcome {
-    call.platform.xics.set_cppr(call.cpu, call.args[0] as u8);
-    H_SUCCESS.into()
+    present(call, |xics| {
+        xics.set_cppr(call.cpu, call.args[0] as u8);
+        H_SUCCESS.into()
+    })
 }
 
 fn eoi(call: &Call<'_>) -> Outcome {
-    call.platform.xics.end(call.cpu, call.args[0] as u32);
-    H_SUCCESS.into()
+    present(call, |xics| {
+        xics.end(call.cpu, call.args[0] as u32);
+        H_SUCCESS.into()
+    })
 }
 
 fn ipi(call: &Call<'_>) -> Outcome {
     let [server, mfrr, ..] = *call.args;
     let Ok(server) = u32::try_from(server) else { return H_PARAMETER.into() };
-    match call.platform.xics.set_mfrr(server, mfrr as u8) {
+    present(call, |xics| match xics.set_mfrr(server, mfrr as u8) {
         Ok(()) => H_SUCCESS.into(),
         Err(_) => H_PARAMETER.into(),
-    }
+    })
 }
 
 fn ipoll(call: &Call<'_>) -> Outcome {
     let Ok(server) = u32::try_from(call.args[0]) else { return H_PARAMETER.into() };
-    match call.platform.xics.poll(server) {
+    present(call, |xics| match xics.poll(server) {
         Ok((xirr, mfrr)) => HypercallReply::with(H_SUCCESS, &[xirr.into(), mfrr.into()]).into(),
         Err(_) => H_PARAMETER.into(),
-    }
+    })
 }
 
 fn tce_status(result: Result<(), TceError>) -> Outcome {

@@ -10,6 +10,7 @@ pub mod hcall;
 pub mod nvram;
 pub mod phb;
 pub mod rtas;
+pub mod sources;
 pub mod tce;
 #[cfg(test)]
 pub(crate) mod testkit;
@@ -21,7 +22,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use paperboat_hypervisor::{GuestRam, HypercallArgs, HypercallReply, Vm};
+use paperboat_hypervisor::{BackendError, GuestRam, HypercallArgs, HypercallReply, Vm};
 
 use crate::console::Console;
 use crate::pci::PciFunction;
@@ -29,6 +30,7 @@ use calendar::PartitionClock;
 use cpus::Cpus;
 use nvram::Nvram;
 use phb::{DmaPolicy, Phb, PhbError};
+use sources::{BackendSources, Sources};
 use tce::TceTables;
 use trace::Trace;
 use vty::Vty;
@@ -166,6 +168,17 @@ pub struct PlatformParts {
     pub trace: Trace,
 }
 
+/// Why the parts do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum PlatformError {
+    /// The functions do not fit the bridge.
+    #[error(transparent)]
+    Phb(#[from] PhbError),
+    /// The backend's interrupt controller.
+    #[error("the backend's interrupt controller")]
+    Interrupts(#[from] BackendError),
+}
+
 /// Most different unknown calls that are logged; a hostile guest has 2^64 of them.
 const UNKNOWN_LOGGED_MAX: usize = 64;
 
@@ -175,8 +188,10 @@ pub struct Platform {
     pub ram: GuestRam,
     /// The backend.
     pub vm: Arc<dyn Vm>,
-    /// Interrupts.
-    pub xics: Arc<Xics>,
+    /// Interrupt sources.
+    pub sources: Arc<dyn Sources>,
+    /// The presentation layer, where the backend has none.
+    pub xics: Option<Arc<Xics>>,
     /// The terminal.
     pub vty: Vty,
     /// PCI.
@@ -199,15 +214,25 @@ impl Platform {
     /// Joins the parts.
     ///
     /// # Errors
-    /// [`PhbError`] when the functions do not fit.
-    pub fn new(parts: PlatformParts) -> Result<Self, PhbError> {
-        let xics = Xics::new(parts.vcpus);
+    /// [`PlatformError`].
+    pub fn new(parts: PlatformParts) -> Result<Self, PlatformError> {
+        let (sources, xics): (Arc<dyn Sources>, _) = match parts.vm.interrupt_controller() {
+            Some(controller) => (Arc::new(BackendSources::new(controller, parts.vcpus)?), None),
+            None => {
+                let xics = Xics::new(parts.vcpus);
+                (Arc::new(Arc::clone(&xics)), Some(xics))
+            }
+        };
         let tce = Arc::<TceTables>::default();
-        let phb = Phb::new(parts.functions, Arc::clone(&xics), &tce, parts.dma)?;
+        let phb = Phb::new(parts.functions, Arc::clone(&sources), &tce, parts.dma)?;
+        if let Some(events) = parts.vm.store_events() {
+            phb.bind_doorbells(&events);
+        }
         Ok(Self {
-            vty: Vty::new(parts.console, xics.line(xics::VTY_SOURCE)),
+            vty: Vty::new(parts.console, sources.line(xics::VTY_SOURCE)),
             ram: parts.ram,
             vm: parts.vm,
+            sources,
             xics,
             phb,
             tce,

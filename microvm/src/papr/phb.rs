@@ -1,11 +1,15 @@
 //! The PAPR PCI host bridge: one bus, one function per device, memory windows, MSI-X sources and a DMA window
 //! (LoPAR, PCI Configuration Space, MSI Support; IEEE 1275 PCI binding).
 
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use paperboat_hypervisor::StoreEvents;
+
+use super::sources::Sources;
 use super::tce::{Access, TCE_PAGE_SIZE, TceTables};
-use super::xics::{self, Xics};
-use crate::pci::{DmaAccess, DmaWindow, PciBar, PciFunction};
+use super::xics;
+use crate::pci::{DmaAccess, DmaWindow, Doorbells, PciBar, PciFunction};
 
 /// The bridge's unit identifier, also its unit address in the tree.
 pub const BUID: u64 = 0x800_0000_2000_0000;
@@ -46,6 +50,23 @@ impl DmaWindow for EndpointWindow {
         };
         let real = self.tce.translate(self.liobn, address, access).ok()?;
         Some((real, TCE_PAGE_SIZE - address % TCE_PAGE_SIZE))
+    }
+}
+
+/// The backend's events, by bus address.
+struct BridgeDoorbells {
+    events: Arc<dyn StoreEvents>,
+}
+
+impl Doorbells for BridgeDoorbells {
+    fn bind(&self, address: u64, event: BorrowedFd<'_>, bound: bool) -> bool {
+        let memory = WINDOWS.iter().filter(|window| window.space != SPACE_IO);
+        let Some(window) = memory.into_iter().find(|window| address.wrapping_sub(window.bus_base) < window.size_bytes) else {
+            return false;
+        };
+        let done = self.events.bind_store(address - window.bus_base + window.real_base, event, bound);
+        // Two functions at one address are the guest's own doing: the later one's stores go on coming out.
+        done.inspect_err(|error| log::debug!("doorbell at {address:#x}: {error}")).is_ok()
     }
 }
 
@@ -157,7 +178,7 @@ pub struct ConfigAccess {
 /// The bridge.
 pub struct Phb {
     slots: Vec<PciSlot>,
-    xics: Arc<Xics>,
+    sources: Arc<dyn Sources>,
     msi: Mutex<MsiPool>,
 }
 
@@ -181,7 +202,7 @@ impl Phb {
     /// [`PhbError`].
     pub fn new(
         functions: Vec<Arc<dyn PciFunction>>,
-        xics: Arc<Xics>,
+        sources: Arc<dyn Sources>,
         tce: &Arc<TceTables>,
         policy: DmaPolicy,
     ) -> Result<Self, PhbError> {
@@ -210,7 +231,7 @@ impl Phb {
                 bars.push(AssignedBar { bar: *bar, address });
             }
             let device = device as u8;
-            function.bind_intx(xics.line(xics::intx_source(device)));
+            function.bind_intx(sources.line(xics::intx_source(device)));
             let liobn = (policy == DmaPolicy::Enforced).then(|| LIOBN + 1 + u32::from(device));
             if let Some(liobn) = liobn {
                 tce.add(liobn, DMA_WINDOW_BYTES);
@@ -218,7 +239,14 @@ impl Phb {
             }
             slots.push(PciSlot { device, function, bars, liobn });
         }
-        Ok(Self { slots, xics, msi: Mutex::default() })
+        Ok(Self { slots, sources, msi: Mutex::default() })
+    }
+
+    /// Lets the functions be notified by events of the backend.
+    pub fn bind_doorbells(&self, events: &Arc<dyn StoreEvents>) {
+        for slot in &self.slots {
+            slot.function.bind_doorbells(Arc::new(BridgeDoorbells { events: Arc::clone(events) }));
+        }
     }
 
     /// The functions in device order.
@@ -287,7 +315,7 @@ impl Phb {
                 if index < vectors {
                     slot.function.bind_msix(index as u16, None);
                 }
-                self.xics.reset_source(range.first + index);
+                self.sources.reset(range.first + index);
             }
         }
         if count == 0 {
@@ -295,7 +323,7 @@ impl Phb {
         }
         let range = msi.take(slot.device, count).ok_or(BadPciCall)?;
         for index in 0..count.min(vectors) {
-            slot.function.bind_msix(index as u16, Some(self.xics.line(range.first + index)));
+            slot.function.bind_msix(index as u16, Some(self.sources.line(range.first + index)));
         }
         Ok(count)
     }
@@ -392,13 +420,14 @@ const _: () = assert!(DMA_WINDOW_BYTES.is_multiple_of(TCE_PAGE_SIZE));
 
 #[cfg(test)]
 mod tests {
+    use super::super::xics::Xics;
     use super::*;
     use crate::testing::TestFunction;
 
     fn phb(count: usize) -> (Phb, Vec<Arc<TestFunction>>) {
         let functions: Vec<_> = (0..count).map(|index| Arc::new(TestFunction::new(&format!("t{index}")))).collect();
         let dynamic = functions.iter().map(|function| function.clone() as Arc<dyn PciFunction>).collect();
-        (Phb::new(dynamic, Xics::new(1), &Arc::default(), DmaPolicy::Identity).unwrap(), functions)
+        (Phb::new(dynamic, Arc::new(Xics::new(1)), &Arc::default(), DmaPolicy::Identity).unwrap(), functions)
     }
 
     #[test]
@@ -474,7 +503,7 @@ mod tests {
     fn too_many_functions_are_refused() {
         let functions: Vec<Arc<dyn PciFunction>> = (0..33).map(|_| Arc::new(TestFunction::new("t")) as _).collect();
         assert!(matches!(
-            Phb::new(functions, Xics::new(1), &Arc::default(), DmaPolicy::Identity),
+            Phb::new(functions, Arc::new(Xics::new(1)), &Arc::default(), DmaPolicy::Identity),
             Err(PhbError::TooMany { count: 33 })
         ));
     }

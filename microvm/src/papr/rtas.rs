@@ -338,7 +338,7 @@ fn source_status(result: Result<(), NoSuch>) -> i32 {
 }
 
 fn get_xive(request: &mut Request<'_>) -> i32 {
-    let Ok((server, priority)) = request.platform.xics.xive(request.args[0]) else { return PARAMETER_ERROR };
+    let Ok((server, priority)) = request.platform.sources.xive(request.args[0]) else { return PARAMETER_ERROR };
     request.rets[1] = server;
     request.rets[2] = priority.into();
     SUCCESS
@@ -347,15 +347,15 @@ fn get_xive(request: &mut Request<'_>) -> i32 {
 fn set_xive(request: &mut Request<'_>) -> i32 {
     let [source, server, priority, ..] = request.args;
     let Ok(priority) = u8::try_from(priority) else { return PARAMETER_ERROR };
-    source_status(request.platform.xics.set_xive(source, server, priority))
+    source_status(request.platform.sources.set_xive(source, server, priority))
 }
 
 fn int_off(request: &mut Request<'_>) -> i32 {
-    source_status(request.platform.xics.set_enabled(request.args[0], false))
+    source_status(request.platform.sources.set_enabled(request.args[0], false))
 }
 
 fn int_on(request: &mut Request<'_>) -> i32 {
-    source_status(request.platform.xics.set_enabled(request.args[0], true))
+    source_status(request.platform.sources.set_enabled(request.args[0], true))
 }
 
 fn change_msi(request: &mut Request<'_>) -> i32 {

@@ -26,11 +26,16 @@ pub const MSI_BASE: u32 = 0x1200;
 pub const MSI_SOURCES: u32 = 0x400;
 
 /// Least favoured priority: lets nothing through as an interrupt's, everything as a CPPR.
-const LEAST_FAVOURED: u8 = 0xff;
+pub(super) const LEAST_FAVOURED: u8 = 0xff;
 
 /// The wired interrupt of PCI device `device` (0 to 31).
 pub const fn intx_source(device: u8) -> u32 {
     INTX_BASE + device as u32
+}
+
+/// True for the wired sources, false for messages.
+pub(super) const fn is_wired(source: u32) -> bool {
+    source.wrapping_sub(INTX_BASE) < INTX_SOURCES
 }
 
 /// A source or server number that does not exist.

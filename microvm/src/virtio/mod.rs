@@ -10,6 +10,7 @@
 
 pub mod balloon;
 mod config_space;
+mod doorbells;
 pub mod fs;
 
 mod interrupts;

@@ -1,7 +1,7 @@
 //! The modern PCI transport (virtio 1.2 §4.1): register windows, negotiation, life cycle.
 //!
 //! Registers are little-endian whatever the guest is. Notifications go straight from the vCPU's store to the queue's
-//! eventfd, or to the queue's direct service where it has one; everything else is rare and takes the transport's lock.
+//! eventfd (in the backend, where it can), or to the queue's direct service where it has one; everything else is rare and takes the transport's lock.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -14,6 +14,7 @@ use super::config_space::{
     BAR, BAR_INDEX, COMMON_BYTES, COMMON_OFFSET, CONFIG_BYTES, ConfigSpace, DEVICE_BYTES, DEVICE_OFFSET, Effect, ISR_OFFSET,
     NOTIFY_OFFSET, NOTIFY_STRIDE, PENDING_OFFSET, TABLE_OFFSET, Window,
 };
+use super::doorbells::BoundDoorbells;
 use super::interrupts::Interrupts;
 use super::queue::{ConfigChange, Counters, DeviceQueue, DeviceShared, Ring, STATUS_NEEDS_RESET};
 use super::translated::{self, Bus, RingPlace, TranslatedRing};
@@ -22,7 +23,7 @@ use super::{
     Activation, DirectService, F_ACCESS_PLATFORM, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, MAX_QUEUES, VirtioDevice,
     VirtioError, lock,
 };
-use crate::pci::{DmaWindow, InterruptLine, PciBar, PciFunction, PciIdentity};
+use crate::pci::{DmaWindow, Doorbells, InterruptLine, PciBar, PciFunction, PciIdentity};
 
 const VENDOR_VIRTIO: u16 = 0x1af4;
 /// Modern device ids start here (virtio 1.2 §4.1.2.1).
@@ -61,6 +62,7 @@ struct Transport {
     queues: Vec<QueueSetup>,
     /// What memory is reached through, in machines that enforce it.
     window: Option<Arc<dyn DmaWindow>>,
+    doorbells: BoundDoorbells,
     active: bool,
     shut_down: bool,
 }
@@ -123,6 +125,7 @@ impl VirtioPci {
                 queue_select: 0,
                 queues: sizes.into_iter().map(QueueSetup::new).collect(),
                 window: None,
+                doorbells: BoundDoorbells::default(),
                 active: false,
                 shut_down: false,
             }),
@@ -245,6 +248,26 @@ impl VirtioPci {
         }
         let direct = (0..self.kicks.len()).map(|index| transport.device.direct(index as u16)).collect();
         *self.direct.write().unwrap_or_else(PoisonError::into_inner) = direct;
+        self.place_doorbells(transport);
+    }
+
+    /// Notifications of the queues that a vCPU does not serve become events where the guest has put them.
+    fn place_doorbells(&self, transport: &mut Transport) {
+        if !transport.doorbells.possible() {
+            return;
+        }
+        let bar = lock(&self.config).bar_address().filter(|_| transport.active);
+        let direct = self.direct.read().unwrap_or_else(PoisonError::into_inner);
+        let wanted = bar.into_iter().flat_map(|bar| {
+            let served = |index: usize| direct.get(index).is_some_and(Option::is_some);
+            let queues = transport.queues.iter().zip(&self.kicks).enumerate();
+            let rung = queues.filter(move |(index, (queue, _))| queue.enabled && !served(*index));
+            let place = move |index: usize| bar + u64::from(NOTIFY_OFFSET) + index as u64 * u64::from(NOTIFY_STRIDE);
+            rung.map(move |(index, (_, kick))| (place(index), Arc::clone(kick)))
+        });
+        let wanted = wanted.collect();
+        drop(direct);
+        transport.doorbells.set(wanted);
     }
 
     fn forget_direct(&self) {
@@ -273,6 +296,7 @@ impl VirtioPci {
             Counters::count(&self.shared.counters.resets);
         }
         transport.active = false;
+        self.place_doorbells(transport);
         transport.feature_select = 0;
         transport.driver_feature_select = 0;
         transport.driver_features = 0;
@@ -434,7 +458,15 @@ impl PciFunction for VirtioPci {
     }
 
     fn config_write(&self, offset: u16, len: u8, value: u32) {
-        let effect = lock(&self.config).write(usize::from(offset), usize::from(len), value);
+        let (before, effect, after) = {
+            let mut config = lock(&self.config);
+            let before = config.bar_address();
+            let effect = config.write(usize::from(offset), usize::from(len), value);
+            (before, effect, config.bar_address())
+        };
+        if before != after {
+            self.place_doorbells(&mut lock(&self.transport));
+        }
         match effect {
             Effect::None => {}
             Effect::Msix { enabled, masked } => self.shared.interrupts.set_msix(enabled, masked),
@@ -479,11 +511,16 @@ impl PciFunction for VirtioPci {
         lock(&self.transport).window = Some(window);
     }
 
+    fn bind_doorbells(&self, doorbells: Arc<dyn Doorbells>) {
+        lock(&self.transport).doorbells.set_means(doorbells);
+    }
+
     fn shutdown(&self) {
         let mut transport = lock(&self.transport);
         if !transport.shut_down {
             transport.shut_down = true;
             transport.active = false;
+            self.place_doorbells(&mut transport);
             self.forget_direct();
             transport.device.shutdown();
         }

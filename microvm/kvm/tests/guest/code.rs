@@ -3,7 +3,7 @@
 use std::arch::global_asm;
 use std::sync::Arc;
 
-use paperboat_hypervisor::{ClockMode, EntryState, GuestRam, InterruptMode, Vcpu, Vm, VmConfig};
+use paperboat_hypervisor::{ClockMode, EntryState, GuestRam, InterruptMode, Presentation, Processor, Vcpu, Vm, VmConfig};
 use vm_memory::{Bytes, GuestAddress};
 
 /// Where programs stand.
@@ -31,27 +31,39 @@ pub fn data(id: u32) -> u64 {
 /// A partition with a program.
 pub struct Guest {
     pub vm: Arc<dyn Vm>,
-    _ram: GuestRam,
+    pub ram: GuestRam,
 }
 
 impl Guest {
+    /// One whose interrupts the test presents.
     pub fn new(program: &[u8], vcpu_count: u32) -> Self {
+        Self::with(program, external(), |config| VmConfig { vcpu_count, presentation: Presentation::Machine, ..config })
+    }
+
+    /// One whose interrupts the kernel presents.
+    pub fn with_controller(program: &[u8], vcpu_count: u32) -> Self {
+        Self::with(program, accept(), |config| VmConfig { vcpu_count, presentation: Presentation::Backend, ..config })
+    }
+
+    /// `handler` stands at the vector of external interrupts.
+    pub fn with(program: &[u8], handler: &[u8], change: impl FnOnce(VmConfig) -> VmConfig) -> Self {
         let ram = GuestRam::new(MEMORY).unwrap();
-        for (code, address) in [(program, BASE), (external(), EXTERNAL), (decrementer(), DECREMENTER)] {
+        for (code, address) in [(program, BASE), (handler, EXTERNAL), (decrementer(), DECREMENTER)] {
             ram.memory().write_slice(code, GuestAddress(address)).unwrap();
         }
         let config = VmConfig {
             ram: ram.clone(),
-            vcpu_count,
+            vcpu_count: 1,
             hpt_order: 18,
             clock: ClockMode::Host,
             budget_instructions: None,
-            processor: Default::default(),
+            processor: Processor::Native,
             threads_per_core: 1,
+            presentation: Presentation::Auto,
         };
-        let vm = paperboat_kvm::create(config).unwrap();
+        let vm = paperboat_kvm::create(change(config)).unwrap();
         vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(true) }).unwrap();
-        Self { vm, _ram: ram }
+        Self { vm, ram }
     }
 
     pub fn entry(&self, id: u32) -> EntryState {
@@ -119,6 +131,29 @@ programs! {
         li 3, 0x1c8; li 4, 0x500; sc 1
         mtsrr0 26; mtsrr1 27
         rfid"
+
+    // Lets every priority through, then sleeps between interrupts.
+    listen listen_start listen_end "
+        li 3, 0x68; li 4, 0xff; sc 1
+    1:  li 3, 0xe0; sc 1
+        b 1b"
+
+    // H_XIRR, a report of what it said, H_EOI.
+    accept accept_start accept_end "
+        mfsrr0 26; mfsrr1 27
+        li 3, 0x74; sc 1
+        mr 25, 4
+        li 3, 0x1c8; sc 1
+        li 3, 0x64; mr 4, 25; sc 1
+        mtsrr0 26; mtsrr1 27
+        rfid"
+
+    // H_RTAS with the buffer that stands in the data, again and again; reports the hypercall's status.
+    rtas rtas_start rtas_end "
+        mr 15, 3
+    1:  lis 3, 0; ori 3, 3, 0xf000; mr 4, 15; sc 1
+        mr 4, 3; li 3, 0x1c8; sc 1
+        b 1b"
 
     decrementer decrementer_start decrementer_end "
         lis 28, 0x7fff; mtdec 28

@@ -89,6 +89,7 @@ pub fn run(cases: &[Case], endian: Endian, translation: Translation) -> Result<V
         budget_instructions: Some(BUDGET),
         processor: Default::default(),
         threads_per_core: 1,
+        presentation: Default::default(),
     })?;
     let little = endian == Endian::Little;
     vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(little) })?;

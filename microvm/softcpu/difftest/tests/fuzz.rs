@@ -94,6 +94,7 @@ fn round(rng: &mut Rng, ops: &[Op]) -> (u64, Exit) {
         budget_instructions: Some(BUDGET),
         processor: Default::default(),
         threads_per_core: 1,
+        presentation: Default::default(),
     };
     let vm = SoftVm::new(config).expect("a machine");
     let little_endian = Some(rng.one_in(4));

@@ -214,3 +214,44 @@ fn random_rings_and_registers_never_end_the_device() {
     driver.bring_up();
     assert_eq!(driver.request(0, &[], 8).len(), 8);
 }
+
+/// The addresses that are events now.
+#[derive(Default)]
+struct Rung(Mutex<Vec<u64>>);
+
+impl Doorbells for Rung {
+    fn bind(&self, address: u64, _: std::os::fd::BorrowedFd<'_>, bound: bool) -> bool {
+        let mut addresses = lock(&self.0);
+        if bound {
+            addresses.push(address);
+        } else {
+            addresses.retain(|other| *other != address);
+        }
+        true
+    }
+}
+
+#[test]
+fn notifications_are_events_while_the_device_is_up_and_where_its_registers_are() {
+    const COMMAND: u16 = 4;
+    let mut driver = Driver::discover(Box::new(RngDevice::new()));
+    let rung = Arc::new(Rung::default());
+    driver.function.bind_doorbells(rung.clone());
+    let now = || lock(&rung.0).clone();
+    driver.function.assign_bar(BAR_INDEX, 0x2100_0000_0000);
+    driver.function.config_write(COMMAND, 2, 2);
+    assert_eq!(now(), [0_u64; 0], "nobody serves the queue yet");
+    driver.bring_up();
+    assert_eq!(now(), [0x2100_0000_3000]);
+    driver.function.config_write(0x10, 4, 0x10_0000);
+    assert_eq!(now(), [0x2100_0010_3000], "the registers moved");
+    driver.function.config_write(COMMAND, 2, 0);
+    assert_eq!(now(), [0_u64; 0], "memory decoding is off");
+    driver.function.config_write(COMMAND, 2, 2);
+    assert_eq!(now(), [0x2100_0010_3000]);
+    driver.write8(0x14, 0);
+    assert_eq!(now(), [0_u64; 0], "the device was reset");
+    driver.bring_up();
+    driver.function.shutdown();
+    assert_eq!(now(), [0_u64; 0]);
+}

@@ -36,6 +36,7 @@ fn cpu() -> Cpu {
         budget_instructions: None,
         processor: Default::default(),
         threads_per_core: 1,
+        presentation: Default::default(),
     };
     let mut cpu = Cpu::new(&Arc::new(Shared::new(&config, Hpt::new(18).unwrap()).unwrap()), 0);
     cpu.set_msr(msr::SF | msr::LE | msr::FP | msr::VEC | msr::VSX);
