@@ -72,6 +72,11 @@ impl Net {
         sh(&format!("ip -n {} link del {name}-{number}", self.name)).map(drop)
     }
 
+    /// The namespace behind the switch, by its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What a shell behind the switch prints.
     pub fn inside(&self, script: &str) -> Result<String, Error> {
         sh_in(&self.name, script)

@@ -1,5 +1,6 @@
 //! A machine by hand: `paperboat-vmm run` with a shell on its console, as a person would use it.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -22,6 +23,8 @@ pub struct MachineProducts {
     pub shell: PathBuf,
     /// What executes guests: `soft`, unless the environment says otherwise.
     pub backend: String,
+    /// What the program is started by: `ip netns exec NAME`, or nothing.
+    pub through: Vec<String>,
 }
 
 impl MachineProducts {
@@ -35,6 +38,7 @@ impl MachineProducts {
             kernel: path("PAPERBOAT_KERNEL")?,
             shell: path("PAPERBOAT_SHELL")?,
             backend: std::env::var("PAPERBOAT_BACKEND").unwrap_or_else(|_| "soft".into()),
+            through: Vec::new(),
         })
     }
 }
@@ -80,7 +84,10 @@ impl Machine {
     /// # Errors
     /// [`Error::Io`] if the program cannot be started.
     pub fn start(products: &MachineProducts, kernel: &Path, cmdline: &str, options: &[&str]) -> Result<Self, Error> {
-        let mut command = Command::new(&products.program);
+        let words = products.through.iter().map(OsStr::new).chain([products.program.as_os_str()]);
+        let words: Vec<&OsStr> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         let cmdline = format!("console=hvc0 quiet {cmdline}");
         command.args(["run", "--backend", &products.backend, "--cmdline", &cmdline, "--kernel"]);
         command.arg(kernel).arg("--initrd").arg(&products.shell).args(options);

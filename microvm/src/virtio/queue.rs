@@ -46,6 +46,8 @@ pub enum ChainFault {
 pub struct Counters {
     /// Chains completed.
     pub requests: AtomicU64,
+    /// Most chains that one of its queues has held at once: made available and not completed yet.
+    pub queue_depth: AtomicU64,
     /// Payload bytes from the guest.
     pub bytes_from_guest: AtomicU64,
     /// Payload bytes to the guest.
@@ -80,6 +82,7 @@ impl Counters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         vec![
             ("requests", read(&self.requests)),
+            ("queue_depth", read(&self.queue_depth)),
             ("bytes_from_guest", read(&self.bytes_from_guest)),
             ("bytes_to_guest", read(&self.bytes_to_guest)),
             ("errors", read(&self.errors)),
@@ -163,6 +166,13 @@ impl DeviceQueue {
         Self { ring, index, ram, kick, shared, broken: false, signalled: Wrapping(0) }
     }
 
+    fn size(&self) -> u16 {
+        match &self.ring {
+            Ring::Identity(ring) => ring.size(),
+            Ring::Translated(ring) => ring.size(),
+        }
+    }
+
     /// Guest memory.
     pub fn ram(&self) -> &GuestRam {
         &self.ram
@@ -196,9 +206,18 @@ impl DeviceQueue {
 
     /// The next chain the driver has made available. Its descriptors are to be read before the next is popped.
     pub fn pop<'a>(&mut self, memory: &'a Ram) -> Option<Chain<'a>> {
-        self.attempt(|queue| match &mut queue.ring {
-            Ring::Identity(ring) => Ok(ring.iter(memory)?.next()),
-            Ring::Translated(ring) => Ok(ring.pop(memory)?),
+        self.attempt(|queue| {
+            let (chain, depth) = match &mut queue.ring {
+                Ring::Identity(ring) => {
+                    let chain = ring.iter(memory)?.next();
+                    (chain, ring.avail_idx(memory, Ordering::Relaxed)? - Wrapping(ring.next_used()))
+                }
+                Ring::Translated(ring) => (ring.pop(memory)?, ring.depth()),
+            };
+            // An index that the driver moves meanwhile may say anything.
+            let depth = depth.0.min(queue.size());
+            queue.shared.counters.queue_depth.fetch_max(depth.into(), Ordering::Relaxed);
+            Ok(chain)
         })
     }
 

@@ -196,6 +196,8 @@ pub(super) struct TranslatedRing {
     walker: Queue,
     shown: Wrapping<u16>,
     next_available: Wrapping<u16>,
+    /// The available index when it was read last.
+    seen: Wrapping<u16>,
     next_used: Wrapping<u16>,
     signalled: Wrapping<u16>,
 }
@@ -212,7 +214,7 @@ impl TranslatedRing {
         walker.try_set_avail_ring_address(GuestAddress(table + RING_OFFSET))?;
         walker.set_ready(true);
         let zero = Wrapping(0);
-        Ok(Self { bus, place, table, walker, shown: zero, next_available: zero, next_used: zero, signalled: zero })
+        Ok(Self { bus, place, table, walker, shown: zero, next_available: zero, seen: zero, next_used: zero, signalled: zero })
     }
 
     /// The address of the word or element behind a ring's two words of flags and index. Rings end before the address space does, or their
@@ -224,6 +226,7 @@ impl TranslatedRing {
     pub(super) fn pop<'a>(&mut self, memory: &'a Ram) -> Result<Option<Chain<'a>>, DmaFault> {
         let available = Wrapping(self.bus.load(self.place.available.wrapping_add(2), Ordering::Acquire)?);
         let waiting = available - self.next_available;
+        self.seen = available;
         if waiting.0 > self.place.size {
             return Err(DmaFault::Index);
         }
@@ -304,6 +307,15 @@ impl TranslatedRing {
 
     fn table_entry(&self, index: u16) -> GuestAddress {
         GuestAddress(self.table + u64::from(index) * DESCRIPTOR_BYTES)
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.place.size
+    }
+
+    /// Chains made available and not completed, as far as the last [`Self::pop`] saw.
+    pub(super) fn depth(&self) -> Wrapping<u16> {
+        self.seen - self.next_used
     }
 
     pub(super) fn unpop(&mut self) {

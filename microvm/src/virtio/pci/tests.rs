@@ -112,6 +112,18 @@ fn looping_and_wild_descriptors_need_a_reset_and_harm_nobody() {
 }
 
 #[test]
+fn the_depth_of_a_queue_is_counted() {
+    let mut driver = driver();
+    for _ in 0..5 {
+        let buffer = driver.space(8);
+        driver.offer(0, &[buffer]);
+    }
+    driver.notify(0);
+    (0..5).for_each(|_| drop(driver.wait_used(0)));
+    assert_eq!(driver.statistic("queue_depth"), 5);
+}
+
+#[test]
 fn indirect_descriptors_work() {
     let mut driver = driver();
     let (first, second) = (driver.space(8), driver.space(24));
