@@ -41,7 +41,9 @@ impl Docker {
         let setup = Setup { containerd: release.containerd(), configuration: configuration.into(), ..Setup::default() };
         let host = Host::start_bare(&setup)?;
         let prefix = release.prefix()?;
+        let shim = host.products().bin.join("containerd-shim-paperboat-v1");
         let daemon = daemon.replace("@DIRECTORY@", &host.directory().display().to_string());
+        let daemon = daemon.replace("@SHIM@", &shim.display().to_string());
         std::fs::write(host.directory().join("daemon.json"), daemon).map_err(io("daemon.json"))?;
         let dockerd = spawn_dockerd(&host, &prefix)?;
         let mut docker = Self { dockerd, prefix, host };

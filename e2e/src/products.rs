@@ -52,6 +52,14 @@ pub enum Docker {
 }
 
 impl Docker {
+    /// The line for tests that are for every line: as `PAPERBOAT_E2E_DOCKER` says, else the first.
+    pub fn of_tests() -> Self {
+        match std::env::var("PAPERBOAT_E2E_DOCKER").as_deref() {
+            Ok("28") => Self::V28,
+            _ => Self::V26,
+        }
+    }
+
     /// Prefix with `bin/docker` and `sbin/dockerd`.
     pub fn prefix(self) -> Result<PathBuf, Error> {
         from_environment(match self {

@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{chdir, chroot, sync};
-use paperboat_protocol::{SHARE_MOUNT, SHARE_TAG};
+use paperboat_protocol::{INIT_PROGRAM, SHARE_MOUNT, SHARE_TAG};
 
 use crate::{cgroup, sys};
 
@@ -85,6 +85,7 @@ pub fn set_up() -> Result<(), BootError> {
     {
         std::os::unix::fs::symlink(target, link).map_err(step("links in /dev"))?;
     }
+    share_init()?;
     fs::create_dir_all("/tmp").map_err(step("directories"))?;
     fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777)).map_err(step("directories"))?;
     crate::log::use_console();
@@ -120,6 +121,16 @@ fn move_root() -> Result<(), BootError> {
     chroot(".").map_err(mounted)?;
     chdir("/").map_err(mounted)?;
     Ok(())
+}
+
+/// This program, where bind mounts of containers find it.
+fn share_init() -> Result<(), BootError> {
+    let failed = |source| BootError::Mount { what: "/proc/self/exe", target: INIT_PROGRAM, source };
+    if let Some(directory) = Path::new(INIT_PROGRAM).parent() {
+        fs::create_dir_all(directory).map_err(step("directories"))?;
+    }
+    fs::write(INIT_PROGRAM, b"").map_err(step("directories"))?;
+    mount(Some("/proc/self/exe"), INIT_PROGRAM, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed)
 }
 
 fn step(what: &'static str) -> impl Fn(io::Error) -> BootError {

@@ -1,5 +1,6 @@
 //! Paperboat's guest agent: PID 1 of a pod's micro-VM. It readies the guest, answers the shim over vsock, makes containers in
-//! single-threaded helper processes (this program once more, as `helper …`), pumps their streams, and reaps.
+//! single-threaded helper processes (this program once more, as `helper …`), pumps their streams, and reaps. Called `docker-init`, it is
+//! the init of a container.
 //!
 //! `--listen-unix DIR` is for tests on a host, inside namespaces of their own: the same agent, reached through unix sockets
 //! `DIR/port-N`, with `DIR/share` in place of the virtio-fs share. `--boot` after it readies a guest first, and turns it off at the
@@ -11,6 +12,7 @@ mod container;
 mod debug;
 mod forward;
 mod helper;
+mod init;
 mod log;
 mod mounts;
 mod names;
@@ -70,7 +72,13 @@ struct Surroundings {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments = std::env::args();
+    let name = arguments.next().unwrap_or_default();
+    let arguments: Vec<String> = arguments.collect();
+    // A container's PID 1 goes by that name, the guest's does not.
+    if Path::new(&name).file_name().is_some_and(|name| name == init::NAME) {
+        std::process::exit(init::main(&arguments));
+    }
     let first = arguments.first().map(String::as_str);
     if first == Some("helper") {
         std::process::exit(helper::main(&arguments[1..]));

@@ -88,8 +88,12 @@ pub fn start(args: &Args) -> Result<String, BootstrapError> {
     let config_path = options_config_path()?;
     // Errors of the configuration show here, where containerd passes them on, not in a server that nobody hears.
     let config = Config::load(config_path.as_deref())?;
-    let spec = Spec::load(&bundle)?;
-    let pod_id = spec.sandbox_id().unwrap_or(&args.id).to_owned();
+    let pod_id = match Spec::load(&bundle) {
+        Ok(spec) => spec.sandbox_id().unwrap_or(&args.id).to_owned(),
+        // containerd's sandbox API describes the pod later.
+        Err(SpecError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => args.id.clone(),
+        Err(error) => return Err(error.into()),
+    };
     let socket = paths::task_socket(&config.state_dir, &args.address, &args.namespace, &pod_id);
     let note =
         Note { pod: PodPaths::new(&config.state_dir, &args.namespace, &pod_id).root().into(), socket: socket.clone(), pod_id };

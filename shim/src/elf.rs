@@ -51,6 +51,13 @@ pub fn check(root: &Path, args: &[String], env: &[String], cwd: &Path) -> Result
     }
 }
 
+/// Whether a file of the host is a program of another architecture than the guest's.
+pub fn is_foreign(program: &Path) -> bool {
+    let Ok(root) = File::open("/") else { return false };
+    let head = read_head(&root, program);
+    head.and_then(|head| architecture(&head)).is_some_and(|found| found != GUEST_ARCHITECTURE)
+}
+
 /// The paths at which execvp(3) would look.
 fn candidates(name: &str, env: &[String], cwd: &Path) -> impl Iterator<Item = PathBuf> {
     let direct = name.contains('/').then(|| cwd.join(name));

@@ -4,7 +4,8 @@
 //!
 //! 1. [`args`] and [`bootstrap`]: containerd runs `containerd-shim-paperboat-v1 start` in the bundle; a server process is left behind for the
 //!    first container of a pod, later ones find its address. [`serve`] is that process.
-//! 2. [`service`] answers containerd's Task API and drives one [`pod`], made of [`container`]s and their processes.
+//! 2. [`service`] answers containerd's Task API and drives one [`pod`], made of [`container`]s and their processes; [`sandbox`] answers the
+//!    sandbox API for the same pod.
 //! 3. A pod owns directories ([`paths`]), the root file systems and volumes mounted there ([`rootfs`], [`volume`], [`spec`], checked by [`elf`]),
 //!    one machine ([`machine`], as large as [`size`] says, in the host's cgroups by [`cgroup`] and [`charge`]) and the connection to its agent ([`agent`]).
 //! 4. The interfaces of the pod's network namespace become the guest's ([`network`]);
@@ -38,6 +39,7 @@ pub mod note;
 pub mod paths;
 pub mod pod;
 pub mod rootfs;
+pub mod sandbox;
 pub mod serve;
 pub mod service;
 pub mod size;

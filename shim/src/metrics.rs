@@ -1,6 +1,6 @@
 //! A container's cgroup v2 files as the metrics message that containerd's clients understand.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use containerd_shim_protos::cgroups_v2::metrics::{CPUStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PidsStat};
 use protobuf::{Message, MessageField};
@@ -89,6 +89,26 @@ fn metrics(files: &HashMap<String, String>) -> Metrics {
     }
 }
 
+/// The counters of several groups together, file by file. Limits are each group's own and are left out.
+pub fn sum(groups: &[HashMap<String, String>]) -> HashMap<String, String> {
+    let mut total = HashMap::new();
+    for name in ["memory.current", "pids.current"] {
+        let numbers = groups.iter().filter_map(|files| files.get(name)?.trim().parse::<u64>().ok());
+        total.insert(name.to_owned(), numbers.fold(0, u64::saturating_add).to_string());
+    }
+    for name in ["cpu.stat", "memory.stat", "memory.events"] {
+        let mut keys: BTreeMap<&str, u64> = BTreeMap::new();
+        for files in groups {
+            for (key, value) in Keyed::parse(files.get(name).map_or("", String::as_str)).0 {
+                let sum = keys.entry(key).or_default();
+                *sum = sum.saturating_add(value);
+            }
+        }
+        total.insert(name.to_owned(), keys.iter().map(|(key, value)| format!("{key} {value}\n")).collect());
+    }
+    total
+}
+
 /// A line of io.stat (cgroup-v2.rst): `MAJOR:MINOR rbytes=… wbytes=… rios=… wios=…`.
 fn io_entry(line: &str) -> Option<IOEntry> {
     let (device, counters) = line.split_once(' ')?;
@@ -130,6 +150,18 @@ impl<'a> Keyed<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_of_groups_add_up() {
+        let group = |memory: &str, cpu: &str| {
+            [("memory.current", memory), ("memory.max", "7"), ("cpu.stat", cpu)]
+                .map(|(name, text)| (name.to_owned(), text.to_owned()))
+                .into()
+        };
+        let total = sum(&[group("5\n", "usage_usec 3\nuser_usec 1\n"), group("strange", "usage_usec 4\n"), HashMap::new()]);
+        assert_eq!((total["memory.current"].as_str(), total["cpu.stat"].as_str()), ("5", "usage_usec 7\nuser_usec 1\n"));
+        assert!(!total.contains_key("memory.max"));
+    }
 
     #[test]
     fn cgroup_files_become_counters() {

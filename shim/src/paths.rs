@@ -7,6 +7,7 @@
 //!     control  vsock  vsock_1026   sockets of the machine
 //!     files/                       containers/ID/{config.json,rootfs,mounts}, written by the host only
 //!     share/                       what the guest sees: files/ mounted read-only, root file systems and volumes on top
+//!     pod-files/                   hosts, hostname, resolv.conf, shm of a pod that came by the sandbox API
 //!     console.log machine.log shim.log
 //!     pod.json                     what the pod is, for the operator's command
 //!     machine.pid cgroups cgroup-home owner network   for whoever cleans up after this shim
@@ -98,6 +99,11 @@ impl PodPaths {
     /// its making can lead the host astray.
     pub fn files(&self) -> PathBuf {
         self.root.join("files")
+    }
+
+    /// Files that all containers of a pod have, where containerd leaves them to the runtime.
+    pub fn pod_files(&self) -> PathBuf {
+        self.root.join("pod-files")
     }
 
     /// A container's directory relative to the share, as the agent is told.

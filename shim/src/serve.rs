@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
@@ -50,7 +51,9 @@ pub async fn serve(args: &Args) -> Result<(), ServeError> {
     let mut v2 = create_task(task.clone());
     let v2 = v2.drain().map(|(_, methods)| (TASK_V2.to_owned(), methods)).collect();
     let listener = Listener::try_from(listener).map_err(ServeError::Socket)?;
-    let mut server = Server::new().add_listener(listener).register_service(create_task(task)).register_service(v2);
+    let sandbox = create_sandbox(Arc::new(service.clone()));
+    let mut server =
+        Server::new().add_listener(listener).register_service(create_task(task)).register_service(v2).register_service(sandbox);
     server.start().await?;
     service.done().await;
     service.close().await;

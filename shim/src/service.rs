@@ -1,7 +1,7 @@
 //! containerd's Task API over one pod.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use crate::events::Publisher;
 use crate::logging;
 use crate::paths::PodPaths;
 use crate::pod::{CreateOptions, Pod, PodError};
+use crate::sandbox::Described;
 use crate::streams::StdioPaths;
 
 /// Longest description of an added process, in bytes: its arguments and environment, which Linux bounds below this.
@@ -47,6 +48,8 @@ struct Shared {
     config: Config,
     publisher: Publisher,
     pod: RwLock<Option<Arc<Pod>>>,
+    /// What the sandbox API has told of the pod.
+    described: std::sync::Mutex<Option<Described>>,
     /// One creation at a time: the first boots the machine the others wait for.
     creating: Mutex<()>,
     /// A boot under way is to be given up.
@@ -65,6 +68,7 @@ impl From<PodError> for ttrpc::Error {
             | PodError::Resources(_)
             | PodError::BeyondMachine { .. }
             | PodError::Spec(_)
+            | PodError::Description(_)
             | PodError::Architecture(_)
             | PodError::Stream(_) => Code::INVALID_ARGUMENT,
             _ => Code::UNKNOWN,
@@ -83,6 +87,7 @@ impl Service {
             config,
             publisher,
             pod: RwLock::default(),
+            described: std::sync::Mutex::default(),
             creating: Mutex::default(),
             closing: watch::channel(false).0,
             done: Notify::new(),
@@ -130,7 +135,23 @@ impl Service {
         }
     }
 
-    fn pod(&self) -> Result<Arc<Pod>, PodError> {
+    /// The pod's id.
+    pub(crate) fn pod_id(&self) -> &str {
+        &self.shared.pod_id
+    }
+
+    /// What the sandbox API has told of the pod.
+    pub(crate) fn described(&self) -> MutexGuard<'_, Option<Described>> {
+        // Whole values are put in and taken out.
+        self.shared.described.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the server end.
+    pub(crate) fn end(&self) {
+        self.shared.done.notify_one();
+    }
+
+    pub(crate) fn pod(&self) -> Result<Arc<Pod>, PodError> {
         let pod = self.shared.pod.read().unwrap_or_else(PoisonError::into_inner);
         pod.clone().ok_or_else(|| PodError::NotFound(format!("pod {}", self.shared.pod_id)))
     }
@@ -139,7 +160,7 @@ impl Service {
         *self.shared.pod.write().unwrap_or_else(PoisonError::into_inner) = pod;
     }
 
-    async fn create_container(&self, options: CreateOptions) -> Result<u32, PodError> {
+    pub(crate) async fn create_container(&self, options: CreateOptions) -> Result<u32, PodError> {
         let _one_at_a_time = self.shared.creating.lock().await;
         match self.pod() {
             Ok(pod) => {
@@ -163,7 +184,7 @@ impl Service {
         }
     }
 
-    async fn delete_process(&self, id: &str, exec_id: &str) -> Result<api::DeleteResponse, PodError> {
+    pub(crate) async fn delete_process(&self, id: &str, exec_id: &str) -> Result<api::DeleteResponse, PodError> {
         let pod = self.pod()?;
         let exit = pod.delete(id, exec_id).await?;
         if pod.is_empty() {
@@ -209,7 +230,7 @@ impl Service {
 
 /// Runs an operation to its end even if the client goes away meanwhile (ttrpc drops the handler then): half an operation would leave
 /// half a container.
-async fn whole<T: Send + 'static>(
+pub(crate) async fn whole<T: Send + 'static>(
     container: &str,
     operation: impl Future<Output = Result<T, PodError>> + Send + 'static,
 ) -> ttrpc::Result<T> {
@@ -235,7 +256,7 @@ impl Task for Service {
         let service = self.clone();
         let stdio =
             StdioPaths { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, terminal: request.terminal };
-        let options = CreateOptions { id: request.id, bundle: request.bundle, mounts: request.rootfs, stdio };
+        let options = CreateOptions { id: request.id, bundle: request.bundle, mounts: request.rootfs, stdio, description: None };
         let id = options.id.clone();
         let pid = whole(&id, async move { service.create_container(options).await }).await?;
         Ok(api::CreateTaskResponse { pid, ..Default::default() })
@@ -357,7 +378,7 @@ impl Task for Service {
         // Several containers share this shim: each one's removal asks for a shutdown, the last one means it.
         let idle = self.pod().map_or(true, |pod| pod.is_empty());
         if idle || request.now {
-            self.shared.done.notify_one();
+            self.end();
         }
         Ok(api::Empty::new())
     }

@@ -6,10 +6,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use paperboat_protocol::{MEMORY_MOUNT, SHARE_MOUNT};
+use paperboat_protocol::{INIT_PROGRAM, MEMORY_MOUNT, SHARE_MOUNT};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::elf;
 use crate::hooks::Hooks;
 use crate::size::{Asked, Resources};
 use crate::volume::{self, MemoryVolume, Placed, Volume};
@@ -192,6 +193,16 @@ const HOST_NAMESPACES: [(&str, &str); 3] = [
     ("ipc", "a guest has its own shared memory: leave out --ipc host, hostIPC"),
 ];
 
+/// Where Docker mounts its init (`docker run --init`), which it then gives the container's own program after `--`.
+const ENGINE_INIT: &str = "/sbin/docker-init";
+
+/// What a container has of its pod, and the name in the pod's files.
+const POD_FILES: [(&str, &str); 3] =
+    [("/etc/hostname", "hostname"), ("/etc/hosts", "hosts"), ("/etc/resolv.conf", "resolv.conf")];
+
+/// The same for memory, which is writable whatever the root file system is.
+const SHARED_MEMORY: [(&str, &str, &str); 1] = [("/dev/shm", "shm", "rw")];
+
 /// A bundle's specification.
 #[derive(Debug)]
 pub struct Spec {
@@ -317,11 +328,41 @@ impl Spec {
         self.view.root.as_ref().map_or(Path::new("rootfs"), |root| &root.path)
     }
 
-    /// Arguments, environment and working directory of the container's process.
+    /// Arguments, environment and working directory of the container's program, which an engine's init may run.
     pub fn program(&self) -> Option<(&[String], &[String], &Path)> {
         let process = self.view.process.as_ref()?;
         let cwd = if process.cwd.as_os_str().is_empty() { Path::new("/") } else { &process.cwd };
-        Some((&process.args, &process.env, cwd))
+        let args = match process.args.as_slice() {
+            [init, dashes, own @ ..] if init == ENGINE_INIT && dashes == "--" => own,
+            all => all,
+        };
+        Some((args, &process.env, cwd))
+    }
+
+    /// Gives the container the files that all of its pod have, where containerd leaves them to the runtime: those it does not mention,
+    /// and shared memory that would be the container's alone.
+    pub fn add_pod_files(&mut self, directory: &Path) {
+        let access = if self.document["root"]["readonly"] == json!(true) { "ro" } else { "rw" };
+        let mut mounts = match self.document["mounts"].take() {
+            Value::Array(mounts) => mounts,
+            _ => Vec::new(),
+        };
+        for (destination, name, access) in
+            POD_FILES.map(|(destination, name)| (destination, name, access)).into_iter().chain(SHARED_MEMORY)
+        {
+            let found = self.view.mounts.iter().position(|mount| mount.destination == destination);
+            let mount = json!({"destination": destination, "type": "bind", "source": directory.join(name), "options": ["rbind", "rprivate", access]});
+            match found {
+                None => mounts.push(mount),
+                Some(at) if self.view.mounts[at].kind == "tmpfs" && name == "shm" => mounts[at] = mount,
+                Some(_) => {}
+            }
+        }
+        self.document["mounts"] = Value::Array(mounts);
+        // It was one before, and what came is well-formed.
+        if let Ok(view) = View::deserialize(&self.document) {
+            self.view = view;
+        }
     }
 
     /// The specification for the guest, and what its mounts need. `bundle` is where relative sources begin, `container_in_share` the
@@ -340,6 +381,10 @@ impl Spec {
             let destination = mount.destination.clone();
             if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
                 return Err(SpecError::IdMapped { source_path, destination });
+            }
+            if is_foreign_init(mount) {
+                document["mounts"][index]["source"] = json!(INIT_PROGRAM);
+                continue;
             }
             let options = &mount.options;
             let placed = volume::place(&index.to_string(), &source_path, Path::new(&destination), options)
@@ -362,6 +407,11 @@ impl Spec {
         let document = serde_json::to_vec(&document).map_err(|source| SpecError::Parse { path: "config.json".into(), source })?;
         Ok(ForGuest { document, volumes, memory_volumes })
     }
+}
+
+/// Docker's init is a program of the host; where the guest cannot run it, its own does the same.
+fn is_foreign_init(mount: &MountView) -> bool {
+    mount.destination == ENGINE_INIT && elf::is_foreign(&mount.source)
 }
 
 #[cfg(test)]
@@ -389,6 +439,25 @@ mod tests {
     }
 
     #[test]
+    fn a_container_has_its_pods_files_unless_it_brings_its_own() {
+        let own = json!({"destination": "/etc/hosts", "type": "bind", "source": "/own/hosts"});
+        let shm = json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm"});
+        let mut spec = spec(json!({"root": {"path": "rootfs", "readonly": true}, "mounts": [own, shm]}));
+        spec.add_pod_files(Path::new("/pod"));
+        let found: Vec<_> =
+            spec.view.mounts.iter().map(|mount| (mount.destination.as_str(), mount.source.to_str().unwrap())).collect();
+        let wanted = [
+            ("/etc/hosts", "/own/hosts"),
+            ("/dev/shm", "/pod/shm"),
+            ("/etc/hostname", "/pod/hostname"),
+            ("/etc/resolv.conf", "/pod/resolv.conf"),
+        ];
+        assert_eq!(found, wanted);
+        assert_eq!(spec.view.mounts[1].options.last().unwrap(), "rw");
+        assert_eq!(spec.view.mounts[2].options.last().unwrap(), "ro");
+    }
+
+    #[test]
     fn the_pods_settings_are_its_sandboxs() {
         let of = |kind: &str| {
             let linux = json!({"sysctl": {"net.ipv4.ip_forward": "1"}});
@@ -397,6 +466,28 @@ mod tests {
         };
         assert_eq!((of("sandbox"), of("container")), (Some("1".to_owned()), None));
         assert!(spec(json!({"linux": {"sysctl": null}})).pod_sysctls().is_empty());
+    }
+
+    #[test]
+    fn an_init_that_the_guest_cannot_run_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let init = directory.path().join("docker-init");
+        let of = |head: &[u8]| {
+            std::fs::write(&init, head).unwrap();
+            let mount = json!({"destination": "/sbin/docker-init", "type": "bind", "source": &init, "options": ["bind", "ro"]});
+            let spec =
+                spec(json!({"mounts": [mount], "process": {"args": ["/sbin/docker-init", "--", "sh", "-c", "x"], "cwd": "/"}}));
+            assert_eq!(spec.program().unwrap().0, ["sh", "-c", "x"]);
+            let guest = spec.for_guest(Path::new("/"), Path::new("containers/c")).unwrap();
+            let document: Value = serde_json::from_slice(&guest.document).unwrap();
+            (document["mounts"][0]["source"].as_str().unwrap().to_owned(), guest.volumes.len())
+        };
+        let mut head = [0; 64];
+        head[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        head[18] = 62;
+        assert_eq!(of(&head), (INIT_PROGRAM.to_owned(), 0));
+        head[18] = 21;
+        assert_eq!(of(&head).1, 1, "the host's own is taken where the guest can run it");
     }
 
     #[test]

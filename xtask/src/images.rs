@@ -61,6 +61,9 @@ pub fn prepare(ctx: &Ctx, host: &Host, scope: Scope) -> Result<Vec<(&'static str
         ("platforms", platforms(ctx, host)?),
         ("debian", debian(ctx, "debian", &[], "Debian trixie with bash, coreutils, procps, python3 and iproute2")?),
     ];
+    if !host.is_power() {
+        made.push(("pause-host", pause_of_host(ctx)?));
+    }
     if scope == Scope::All {
         let description = "Debian trixie with redis, sqlite3, iperf3, git, gcc and make";
         made.push(("workbench", debian(ctx, "workbench", WORKBENCH, description)?));
@@ -106,20 +109,29 @@ fn platforms(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
 
 /// The image of a pod's first container: a program that waits and collects orphans.
 fn pause(ctx: &Ctx, host: &Host) -> Result<PathBuf> {
-    let program = guest::c_program(ctx, host, "pause", guest::SMALL)?;
-    let inputs = Inputs::new().with_file(&program)?;
-    image(ctx, "pause", inputs, |archive| {
+    pause_image(ctx, "pause", Arch::PowerPC64le, &guest::c_program(ctx, host, "pause", guest::SMALL)?)
+}
+
+/// The same for pods of other runtimes on this host.
+fn pause_of_host(ctx: &Ctx) -> Result<PathBuf> {
+    let program = guest::native_c_program(ctx, "pause", guest::SMALL)?;
+    pause_image(ctx, "pause-host", Arch::Amd64, &program)
+}
+
+fn pause_image(ctx: &Ctx, name: &'static str, arch: Arch, program: &Path) -> Result<PathBuf> {
+    let inputs = Inputs::new().with_file(program)?;
+    image(ctx, name, inputs, |archive| {
         let mut layer = Layer::default();
-        layer.file("pause", 0o755, fs::read(&program)?);
+        layer.file("pause", 0o755, fs::read(program)?);
         // As the well-known image of this name: no shell, no user of its own.
         let how = Behaviour {
             user: "65535:65535",
             env: vec![PATH.into()],
             entrypoint: vec!["/pause".into()],
-            labels: labels("pause", "waits for the end of its pod"),
+            labels: labels(name, "waits for the end of its pod"),
             ..Behaviour::default()
         };
-        archive.image(Arch::PowerPC64le, &layer, &how)
+        archive.image(arch, &layer, &how)
     })
 }
 

@@ -19,6 +19,24 @@ const E2E: &str = "paperboat-e2e";
 /// Lines of containerd beside the first one, as the tests' fixture knows them.
 const OTHER_ENGINES: [&str; 2] = ["1.6", "2"];
 
+/// A suite with an engine of another line, or one that is set up in another way.
+struct OtherWay {
+    stage: &'static str,
+    suite: &'static str,
+    /// By which the tests' fixture knows the way.
+    variables: &'static [(&'static str, &'static str)],
+}
+
+const OTHER_WAYS: [OtherWay; 3] = [
+    OtherWay { stage: "CRI, containerd 2", suite: "cri", variables: &[("PAPERBOAT_E2E_CONTAINERD", "2")] },
+    OtherWay {
+        stage: "CRI, sandbox API",
+        suite: "cri",
+        variables: &[("PAPERBOAT_E2E_CONTAINERD", "2"), ("PAPERBOAT_E2E_SANDBOXER", "shim")],
+    },
+    OtherWay { stage: "docker 28", suite: "docker", variables: &[("PAPERBOAT_E2E_DOCKER", "28")] },
+];
+
 /// The suites that show the Task API, which each line of containerd speaks in its own way.
 const TASK_API: [&str; 8] = ["tasks", "pods", "streams", "confinement", "files", "deaths", "input", "thin_cut"];
 
@@ -70,13 +88,17 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
             if nix::unistd::geteuid().is_root() {
                 stage("e2e", &mut || e2e(ctx, products, args));
                 for engine in OTHER_ENGINES.into_iter().filter(|_| args.all) {
-                    stage(&format!("containerd {engine}"), &mut || task_api(ctx, products, args, engine));
+                    let variables = [("PAPERBOAT_E2E_CONTAINERD", engine)];
+                    stage(&format!("containerd {engine}"), &mut || suites(ctx, products, args, &TASK_API, &variables));
+                }
+                for way in OTHER_WAYS.iter().filter(|_| args.all) {
+                    stage(way.stage, &mut || suites(ctx, products, args, &[way.suite], way.variables));
                 }
                 if !args.all {
                     ctx.ui.line(
                         "test",
-                        "end-to-end tests in modules `slow`, and those of the Task API with other lines of containerd: not run: \
-                         they are part of --all",
+                        "end-to-end tests in modules `slow`, those of the Task API and of CRI with other lines of containerd, those of Docker \
+                         with 28: not run: they are part of --all",
                     );
                 }
             } else {
@@ -140,11 +162,11 @@ fn e2e(ctx: &Ctx, products: &Products, args: &TestArgs) -> Result<Vec<String>> {
     stream(&mut tests)
 }
 
-/// The suites of the Task API with another line of containerd.
-fn task_api(ctx: &Ctx, products: &Products, args: &TestArgs, engine: &str) -> Result<Vec<String>> {
-    let mut tests = runner(ctx, Choice::EndToEnd(&TASK_API));
+/// Suites of the end-to-end tests with an engine of another line, or one that is set up in another way.
+fn suites(ctx: &Ctx, products: &Products, args: &TestArgs, names: &[&str], variables: &[(&str, &str)]) -> Result<Vec<String>> {
+    let mut tests = runner(ctx, Choice::EndToEnd(names));
     with_products(&mut tests, products, args);
-    tests.env("PAPERBOAT_E2E_CONTAINERD", engine);
+    tests.envs(variables.iter().copied());
     stream(&mut tests)
 }
 

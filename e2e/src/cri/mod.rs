@@ -20,6 +20,8 @@ use message::{
     PodSandboxConfig, PodSandboxRequest, PodSandboxStatus, PodSandboxStatusRequest, PodSandboxStatusResponse, PortForwardRequest,
     RunPodSandboxRequest, RunPodSandboxResponse, StopContainerRequest,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protobuf::{Message, MessageField};
 
 use crate::host::{Host, Setup, image};
@@ -30,8 +32,17 @@ use client::Client;
 /// containerd's namespace for all that comes by CRI.
 pub const NAMESPACE: &str = "k8s.io";
 
-/// The runtime handler of this project's runtime; `runc` is the other one.
+/// The runtime handler of this project's runtime; [`RUNC`] is beside it.
 pub const HANDLER: &str = "paperboat";
+
+/// The same by containerd's sandbox API, which 2.x has.
+pub const HANDLER_BY_API: &str = "paperboat-by-api";
+
+/// The runtime of pods that ask for none.
+pub const RUNC: &str = "runc";
+
+/// Set to `shim`, pods come by the sandbox API.
+const SANDBOXER: &str = "PAPERBOAT_E2E_SANDBOXER";
 
 /// The plugin notices an image within this time, and a container its end.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -41,6 +52,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A node: containerd with its CRI plugin, CNI networks and two runtimes.
 pub struct Node {
+    handler: &'static str,
     client: Client,
     host: Host,
 }
@@ -61,23 +73,43 @@ impl Node {
 
     /// The same, with lines of the runtime's configuration.
     pub fn start_with(containerd: Containerd, configuration: &str) -> Result<Self, Error> {
-        let setup = Setup { containerd, configuration: configuration.into(), cri: Some(plugin_configuration()?) };
+        let cri = plugin_configuration(containerd)?;
+        let setup = Setup { containerd, configuration: configuration.into(), cri: Some(cri) };
         let host = Host::start_bare(&setup)?;
         let networks = host.directory().join("cni");
         std::fs::create_dir_all(&networks).map_err(io("directory of networks"))?;
         let network = NETWORK.replace("@DIRECTORY@", &host.directory().display().to_string());
         std::fs::write(networks.join("10-pods.conflist"), network).map_err(io("network"))?;
         let client = Client::connect(&host.directory().join("c.sock"))?;
-        let node = Self { client, host };
-        for name in ["pause", "busybox"] {
-            node.import(name)?;
-        }
+        let by_api = std::env::var(SANDBOXER).is_ok_and(|value| value == "shim");
+        let node = Self { handler: if by_api { HANDLER_BY_API } else { HANDLER }, client, host };
+        let pause = pause_image();
+        node.import_platform(pause, if pause == PAUSE_OF_HOST { HOST_PLATFORM } else { GUEST_PLATFORM })?;
+        node.import("busybox")?;
         Ok(node)
     }
 
     /// The machine.
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Kills containerd and starts it again.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        let pid = i32::try_from(self.host.containerd_pid()).unwrap_or_default();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|errno| io("kill containerd")(errno.into()))?;
+        self.host.wait_for_containerds_end()?;
+        self.host.restart_containerd()?;
+        self.client = Client::connect(&self.host.directory().join("c.sock"))?;
+        // The plugin takes up its pods before it answers.
+        let deadline = Instant::now() + NOTICE_TIMEOUT;
+        while let Err(error) = self.call::<Nothing>("Status", &Nothing::default()) {
+            if Instant::now() > deadline {
+                return Err(error.into());
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// A directory for the logs of pods.
@@ -87,7 +119,12 @@ impl Node {
 
     /// Imports an image for the guests, and waits until the plugin knows it.
     pub fn import(&self, name: &str) -> Result<(), Error> {
-        self.host.import_into(NAMESPACE, name, "linux/ppc64le")?;
+        self.import_platform(name, GUEST_PLATFORM)
+    }
+
+    /// The same for any platform.
+    pub fn import_platform(&self, name: &str, platform: &str) -> Result<(), Error> {
+        self.host.import_into(NAMESPACE, name, platform)?;
         let request = ImageStatusRequest { image: MessageField::some(image_spec(name)), ..Default::default() };
         self.wait_for(&format!("image {name}"), || {
             let answer: ImageStatusResponse = self.client.call("ImageService", "ImageStatus", &request)?;
@@ -102,7 +139,7 @@ impl Node {
 
     /// Starts a pod with this project's runtime.
     pub fn run_pod(&self, config: PodSandboxConfig) -> Result<Pod, CallError> {
-        self.run_pod_with(HANDLER, config)
+        self.run_pod_with(self.handler, config)
     }
 
     /// Starts a pod with the runtime of a handler.
@@ -260,7 +297,8 @@ pub fn container(id: &str) -> ContainerRequest {
     ContainerRequest { container_id: id.into(), ..Default::default() }
 }
 
-fn image_spec(name: &str) -> ImageSpec {
+/// An image of this project.
+pub fn image_spec(name: &str) -> ImageSpec {
     ImageSpec { image: image(name), ..Default::default() }
 }
 
@@ -277,8 +315,32 @@ const NETWORK: &str = r#"{
     }]
 }"#;
 
-fn plugin_configuration() -> Result<String, Error> {
+/// What guests run.
+const GUEST_PLATFORM: &str = "linux/ppc64le";
+
+/// What runs beside them.
+pub const HOST_PLATFORM: &str = if cfg!(target_arch = "x86_64") { "linux/amd64" } else { GUEST_PLATFORM };
+
+/// The pause image of hosts that are not of the guests' architecture.
+const PAUSE_OF_HOST: &str = "pause-host";
+
+/// The host's own pause image: other runtimes execute it, this one does not.
+fn pause_image() -> &'static str {
+    if HOST_PLATFORM == GUEST_PLATFORM { "pause" } else { PAUSE_OF_HOST }
+}
+
+fn plugin_configuration(containerd: Containerd) -> Result<String, Error> {
     let plugins = products::cni()?;
+    let by_api = match containerd {
+        Containerd::V2 => format!(
+            r#"[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HANDLER_BY_API}]
+runtime_type = "io.containerd.paperboat.v1"
+sandboxer = "shim"
+privileged_without_host_devices = true
+"#
+        ),
+        _ => String::new(),
+    };
     Ok(format!(
         r#"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -293,14 +355,14 @@ stream_server_port = "0"
 bin_dir = "{plugins}"
 conf_dir = "@DIRECTORY@/cni"
 [plugins."io.containerd.grpc.v1.cri".containerd]
-default_runtime_name = "runc"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+default_runtime_name = "{RUNC}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{RUNC}]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HANDLER}]
 runtime_type = "io.containerd.paperboat.v1"
 privileged_without_host_devices = true
-"#,
-        pause = image("pause"),
+{by_api}"#,
+        pause = image(pause_image()),
         plugins = plugins.display(),
     ))
 }

@@ -35,7 +35,7 @@ mod slow {
 
     #[test]
     fn two_services_share_a_network_and_a_volume() {
-        let ship = Ship::start_with(Release::V26, "{}", &[]);
+        let ship = Ship::start_with(Release::of_tests(), "{}", &[]);
         let host = ship.docker.host();
         let project = host.directory().join("compose.yaml");
         let text = PROJECT.replace("@RUNTIME@", RUNTIME).replace("@PROOF@", PROOF_SCRIPT);

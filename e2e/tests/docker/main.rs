@@ -4,7 +4,9 @@
 
 mod compose;
 mod networks;
+mod setup;
 mod ship;
+mod terminal;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -39,7 +41,7 @@ fn fed(mut command: Command, text: &str) -> Output {
 
 #[test]
 fn a_container_runs_in_the_foreground() {
-    let ship = Ship::start(Release::V26);
+    let ship = Ship::start(Release::of_tests());
     let script = format!("{PROOF_SCRIPT}; echo to standard error >&2; exit 7");
     let output = ship.run(&["--rm"], &["sh", "-c", &script]);
     expect::code(ship.docker.host(), &output, 7);
@@ -66,7 +68,7 @@ fn md5(text: &str) -> String {
 
 #[test]
 fn a_container_lives_in_the_background() {
-    let ship = Ship::start(Release::V26);
+    let ship = Ship::start(Release::of_tests());
     let output = ship.run(&["--detach", "--name", "service"], &["sh", "-c", SERVICE]);
     expect::code(ship.docker.host(), &output, 0);
     expect::guest(&ship.exec("service", PROOF_SCRIPT));
@@ -88,7 +90,7 @@ fn a_container_lives_in_the_background() {
     assert_eq!(fed(ship.docker.command(&["exec", "-i", "service", "cat"]), "through").stdout, "through");
     let state = "{{.State.Status}} {{.State.ExitCode}}";
     assert_eq!(ship.inspect("service", state), "running 0");
-    ship.done(&["stop", "--time", "60", "service"]);
+    ship.done(&["stop", "-t", "60", "service"]);
     assert_eq!(ship.inspect("service", state), "exited 5");
     assert_eq!(ship.done(&["logs", "service"]), "begun\ntold\n");
     ship.done(&["start", "service"]);
@@ -105,32 +107,9 @@ mod slow {
 
     use super::*;
 
-    /// All ways to name the runtime lead to it.
-    #[test]
-    fn the_runtime_is_named_in_daemon_json() {
-        let ship = Ship::start_with(
-            Release::V26,
-            r#"{"default-runtime": "by-name", "runtimes": {
-                "by-name": {"runtimeType": "io.containerd.paperboat.v1"},
-                "with-options": {"runtimeType": "io.containerd.paperboat.v1",
-                    "options": {"TypeUrl": "containerd.runtimeoptions.v1.Options", "ConfigPath": "@DIRECTORY@/other.yaml"}}
-            }}"#,
-            &["--network", "none"],
-        );
-        let directory = ship.docker.host().directory();
-        let configuration = std::fs::read_to_string(directory.join("paperboat.yaml")).unwrap();
-        std::fs::write(directory.join("other.yaml"), format!("{configuration}\nmemory_mib: 320\n")).unwrap();
-        expect::guest(&ship.script(&[], PROOF_SCRIPT));
-        let total = |options: &[&str]| ship.script(options, "awk '/MemTotal/ {print $2}' /proc/meminfo").parse::<u64>().unwrap();
-        let (usual, other) = (total(&[]), total(&["--runtime", "with-options"]));
-        assert!(other < 320 << 10 && usual != other, "{usual} KiB and {other} KiB");
-        // Two names of one thing: nothing was left of either.
-        ship.expect_nothing_left();
-    }
-
     #[test]
     fn a_running_container_is_looked_after() {
-        let ship = Ship::start(Release::V26);
+        let ship = Ship::start(Release::of_tests());
         let output = ship.run(&["--detach", "--name", "service"], &["sh", "-c", SERVICE]);
         expect::code(ship.docker.host(), &output, 0);
         let status = "{{.State.Status}}";
@@ -174,7 +153,7 @@ mod slow {
 
     #[test]
     fn a_container_is_started_again_as_its_policy_says() {
-        let ship = Ship::start(Release::V26);
+        let ship = Ship::start(Release::of_tests());
         let boots = ship.docker.host().directory().join("boots");
         std::fs::create_dir(&boots).unwrap();
         let script = "cat /proc/sys/kernel/random/boot_id >> /boots/ids; exit 3";
@@ -215,7 +194,7 @@ mod slow {
 
     #[test]
     fn storage_is_what_was_asked_for() {
-        let ship = Ship::start(Release::V26);
+        let ship = Ship::start(Release::of_tests());
         let volume = ship.docker.host().directory().join("volume");
         std::fs::create_dir(&volume).unwrap();
         std::fs::write(volume.join("file"), "from the host").unwrap();
@@ -240,7 +219,7 @@ mod slow {
 
     #[test]
     fn limits_and_rights_are_what_was_asked_for() {
-        let ship = Ship::start(Release::V26);
+        let ship = Ship::start(Release::of_tests());
         let group = "cd /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup) && cat memory.max cpu.max pids.max";
         let limits = ship.script(&["--memory", "64m", "--cpus", "0.5", "--pids-limit", "50"], group);
         assert_eq!(limits, format!("{}\n50000 100000\n50", 64 << 20));
@@ -260,6 +239,29 @@ mod slow {
         let names = ["--hostname", "named", "--add-host", "other:1.2.3.4", "--dns", "9.9.9.9"];
         let lines = ship.script(&names, "hostname; grep other /etc/hosts; grep ^nameserver /etc/resolv.conf");
         assert_eq!(lines, "named\n1.2.3.4\tother\nnameserver 9.9.9.9");
+        ship.expect_nothing_left();
+    }
+
+    #[test]
+    fn an_init_stands_before_the_program() {
+        let ship = Ship::start(Release::of_tests());
+        // The one in the container is PID 1, the program its child.
+        let script = format!(
+            "{PROOF_SCRIPT}; cat /proc/1/comm; echo $PPID; (sleep 0.1 & exit 0); sleep 1; ps | grep -c '\\[sleep\\]'; exit 7"
+        );
+        let output = ship.run(&["--rm", "--init"], &["sh", "-c", &script]);
+        expect::code(ship.docker.host(), &output, 7);
+        expect::guest(&output.stdout);
+        let lines: Vec<&str> = output.stdout.lines().rev().take(3).collect();
+        assert_eq!(lines, ["0", "1", "docker-init"], "what lost its parent is reaped: {output:?}");
+        ship.detached(&["--init", "--name", "service"], &["sh", "-c", SERVICE]);
+        // A PID 1 that is not ready yet has its signals dropped by the kernel.
+        ship::until(|| ship.done(&["logs", "service"]) == "begun\n", || "the program does not begin".into());
+        ship.done(&["stop", "-t", "60", "service"]);
+        assert_eq!(ship.inspect("service", "{{.State.ExitCode}}"), "5", "SIGTERM reaches the program");
+        assert_eq!(ship.done(&["logs", "service"]), "begun\ntold\n");
+        ship.done(&["rm", "service"]);
+        expect::code(ship.docker.host(), &ship.run(&["--rm", "--init"], &["no-such-program"]), 127);
         ship.expect_nothing_left();
     }
 

@@ -43,7 +43,7 @@ fn networks_connect(release: Release) {
 
 #[test]
 fn containers_find_each_other_by_name() {
-    let ship = ship(Release::V26);
+    let ship = ship(Release::of_tests());
     ship.done(&["network", "create", "own"]);
     let own = ["--network", "own"];
     ship.detached(&[&own[..], &["--name", "server", "--network-alias", "other-name"]].concat(), &["sh", "-c", SERVER]);
@@ -93,7 +93,7 @@ mod slow {
 
     #[test]
     fn datagrams_come_to_a_published_port() {
-        let ship = ship(Release::V26);
+        let ship = ship(Release::of_tests());
         ship.docker.load("debian").unwrap();
         let server = "import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -123,7 +123,7 @@ while True:
 
     #[test]
     fn what_belongs_to_the_host_is_refused() {
-        let ship = ship(Release::V26);
+        let ship = ship(Release::of_tests());
         for (option, cure) in [("--network", "--network host"), ("--pid", "--pid host"), ("--ipc", "--ipc host")] {
             let refused = ship.run(&["--rm", option, "host"], &["true"]);
             assert!(refused.code() == Some(125) && refused.stderr.contains(cure), "{refused:?}");

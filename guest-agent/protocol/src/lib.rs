@@ -39,6 +39,9 @@ pub const SHARE_MOUNT: &str = "/run/paperboat/share";
 /// Where the agent mounts the pod's memory volumes in the guest, each below its name.
 pub const MEMORY_MOUNT: &str = "/run/paperboat/memory";
 
+/// Where the guest has the program that stands in for an engine's own init (`docker run --init`).
+pub const INIT_PROGRAM: &str = "/run/paperboat/init";
+
 /// Hardware address with which the guest's network slot number `slot` is born.
 pub const fn slot_mac(slot: u8) -> [u8; 6] {
     [0x02, 0x70, 0x62, 0, 0, slot]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{
     Arch, LinuxNamespaceType, LinuxResources, LinuxSeccompAction, LinuxSyscallBuilder, Mount, RootBuilder, Spec,
 };
-use paperboat_protocol::MEMORY_MOUNT;
+use paperboat_protocol::{INIT_PROGRAM, MEMORY_MOUNT};
 use serde::de::DeserializeOwned;
 
 use super::HelperError;
@@ -18,7 +18,7 @@ use super::HelperError;
 const JSON_MAX: u64 = 64 << 20;
 
 /// Largest depth is serde_json's own (128). Sources of bind mounts that mean the guest's own file systems.
-const GUEST_SOURCES: [&str; 4] = ["/dev", "/proc", "/sys", MEMORY_MOUNT];
+const GUEST_SOURCES: [&str; 5] = ["/dev", "/proc", "/sys", MEMORY_MOUNT, INIT_PROGRAM];
 
 /// Calls that the default profile of container engines allows on this architecture only; a profile computed on a host of another
 /// one lacks them.
@@ -120,6 +120,9 @@ pub fn translate(spec: &mut Spec, place: Place<'_>) -> Result<Leftover, SpecErro
     seccomp(spec)?;
     let linux = spec.linux_mut().as_mut().ok_or(SpecError::Missing("linux"))?;
     linux.set_cgroups_path(Some(place.cgroup.into())).set_mount_label(None).set_intel_rdt(None);
+    // Engines say it as mount(8) does (`rslave`); it is always for all below.
+    let propagation = linux.rootfs_propagation().as_deref().map(|word| word.strip_prefix('r').unwrap_or(word).to_owned());
+    linux.set_rootfs_propagation(propagation);
     Ok(leftover)
 }
 
@@ -329,6 +332,15 @@ mod tests {
         let process = spec.process().as_ref().expect("process");
         assert!(process.apparmor_profile().is_none() && process.selinux_label().is_none());
         assert_eq!(process.no_new_privileges(), None);
+    }
+
+    #[test]
+    fn propagation_is_spelled_for_libcontainer() {
+        for (engine, ours) in [("rslave", "slave"), ("rshared", "shared"), ("private", "private")] {
+            let mut spec = spec(|value| value["linux"]["rootfsPropagation"] = json!(engine));
+            translate(&mut spec, place()).expect("fit for the guest");
+            assert_eq!(spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().clone()).as_deref(), Some(ours));
+        }
     }
 
     #[test]

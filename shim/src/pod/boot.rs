@@ -57,6 +57,9 @@ impl Pod {
         options: CreateOptions,
     ) -> Result<Arc<Self>, PodError> {
         crate::logging::also_to(&paths.shim_log());
+        if let Some(description) = &options.description {
+            description.write_files(paths)?;
+        }
         rootfs::mount_share(&paths.files(), &paths.share())?;
         if let Some(tools) = config.debug_tools.as_deref().filter(|_| config.debug_console) {
             rootfs::mount_debug_tools(tools, &paths.files(), &paths.share())?;
@@ -89,6 +92,7 @@ impl Pod {
             network,
             agent,
             publisher,
+            without_pause: options.description.is_some(),
             resolv_conf: spec.resolv_conf().map(Path::to_owned),
             resolver: tokio::sync::Mutex::default(),
             containers: Mutex::default(),

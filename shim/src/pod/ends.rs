@@ -118,14 +118,17 @@ impl Pod {
         let told = process.exec_id.is_empty() || process.phase() != Phase::Created;
         if process.enter(Phase::Stopped(exit)) && told {
             let id = if process.exec_id.is_empty() { &process.container } else { &process.exec_id };
-            self.publisher.publish(Event::Exit(event::TaskExit {
-                container_id: process.container.clone(),
-                id: id.clone(),
-                pid: self.pid(),
-                exit_status: exit.status,
-                exited_at: MessageField::some(exit.at.into()),
-                ..Default::default()
-            }));
+            self.publish(
+                &process.container,
+                Event::Exit(event::TaskExit {
+                    container_id: process.container.clone(),
+                    id: id.clone(),
+                    pid: self.pid(),
+                    exit_status: exit.status,
+                    exited_at: MessageField::some(exit.at.into()),
+                    ..Default::default()
+                }),
+            );
         }
     }
 

@@ -12,6 +12,7 @@ use crate::hooks::HookError;
 use crate::machine::{MachineEnd, MachineError};
 use crate::network::NetworkError;
 use crate::rootfs::MountError;
+use crate::sandbox::description::DescriptionError;
 use crate::spec::SpecError;
 use crate::streams::StreamError;
 
@@ -21,6 +22,9 @@ pub enum PodError {
     /// An annotation of this runtime is unusable.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The sandbox API's description of the pod is unusable.
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
     /// The specification is unusable.
     #[error(transparent)]
     Spec(#[from] SpecError),

@@ -28,6 +28,7 @@ use crate::machine::{Machine, MachineError};
 use crate::network::Network;
 use crate::network::resolver::Resolver;
 use crate::paths::PodPaths;
+use crate::sandbox::description::Description;
 use crate::spec::{Role, Spec};
 use crate::streams::{StdioPaths, Streams};
 
@@ -54,6 +55,8 @@ pub struct CreateOptions {
     pub mounts: Vec<Mount>,
     /// Its standard streams.
     pub stdio: StdioPaths,
+    /// The pod's description, when it comes by the sandbox API.
+    pub description: Option<Description>,
 }
 
 /// A running pod.
@@ -64,6 +67,8 @@ pub struct Pod {
     network: Network,
     agent: Agent,
     publisher: Publisher,
+    /// Made by the sandbox API: containerd knows no task that stands for the pod.
+    without_pause: bool,
     /// The host's file that is the first container's resolv.conf.
     resolv_conf: Option<PathBuf>,
     /// Open once that file names Docker's resolver.
@@ -98,6 +103,11 @@ impl Pod {
         self.lock().is_empty()
     }
 
+    /// The containers' ids.
+    pub fn container_ids(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// The container of that id.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, PodError> {
         self.lock().get(id).cloned().ok_or_else(|| PodError::NotFound(format!("container {id}")))
@@ -115,7 +125,10 @@ impl Pod {
         if self.lock().contains_key(&options.id) {
             return Err(PodError::Exists(format!("container {}", options.id)));
         }
-        let spec = Spec::load(Path::new(&options.bundle))?;
+        let mut spec = Spec::load(Path::new(&options.bundle))?;
+        if self.without_pause {
+            spec.add_pod_files(&self.paths.pod_files());
+        }
         let id = options.id.clone();
         let created = match prepare_files(&self.paths, &spec, &options) {
             Ok(prepared) => self.create_prepared(&spec, prepared, options).await,
@@ -130,7 +143,7 @@ impl Pod {
     }
 
     async fn create_prepared(self: &Arc<Self>, spec: &Spec, prepared: Prepared, options: CreateOptions) -> Result<(), PodError> {
-        let CreateOptions { id, bundle, mounts, stdio } = options;
+        let CreateOptions { id, bundle, mounts, stdio, .. } = options;
         hooks::run(spec, Moment::Creating, &id, self.pid(), Path::new(&bundle)).await?;
         let streams = match prepared {
             Prepared::Sandbox => None,
@@ -160,20 +173,30 @@ impl Pod {
         let init = Arc::new(Process::new(&id, "", stdio, streams, None));
         let container = Arc::new(Container::new(&id, &bundle, spec.role(), init.clone()));
         self.lock().insert(id.clone(), container.clone());
-        self.publisher.publish(Event::Create(event::TaskCreate {
-            container_id: id.clone(),
-            bundle,
-            rootfs: mounts,
-            io: MessageField::some(io),
-            pid: self.pid(),
-            ..Default::default()
-        }));
+        self.publish(
+            &id,
+            Event::Create(event::TaskCreate {
+                container_id: id.clone(),
+                bundle,
+                rootfs: mounts,
+                io: MessageField::some(io),
+                pid: self.pid(),
+                ..Default::default()
+            }),
+        );
         log::info!("container created id={id} {}", self.machine.counters().await);
         if container.role != Role::Sandbox {
             self.clone().watch_oom(container.clone());
             self.clone().watch_process(container, init);
         }
         Ok(())
+    }
+
+    /// Tells containerd what became of a container, unless it is the sandbox of a pod that has no task of its own.
+    fn publish(&self, container: &str, event: Event) {
+        if !self.without_pause || container != self.id {
+            self.publisher.publish(event);
+        }
     }
 
     /// An agent's call that ends with the machine's end.

@@ -115,12 +115,15 @@ impl Pod {
         if exec_id.is_empty() {
             self.run_late_hooks(&container, Moment::Started).await;
         }
-        self.publisher.publish(if exec_id.is_empty() {
-            Event::Start(event::TaskStart { container_id: id.into(), pid: self.pid(), ..Default::default() })
-        } else {
-            let (container_id, exec_id) = (id.into(), exec_id.into());
-            Event::ExecStarted(event::TaskExecStarted { container_id, exec_id, pid: self.pid(), ..Default::default() })
-        });
+        self.publish(
+            id,
+            if exec_id.is_empty() {
+                Event::Start(event::TaskStart { container_id: id.into(), pid: self.pid(), ..Default::default() })
+            } else {
+                let (container_id, exec_id) = (id.into(), exec_id.into());
+                Event::ExecStarted(event::TaskExecStarted { container_id, exec_id, pid: self.pid(), ..Default::default() })
+            },
+        );
         log::info!("container started id={id} exec={exec_id} {}", self.machine.counters().await);
         tokio::spawn(async move {
             tokio::time::sleep(START_ANSWER_GRACE).await;
@@ -195,13 +198,16 @@ impl Pod {
         }
         if exec_id.is_empty() {
             self.run_late_hooks(&container, Moment::Stopped).await;
-            self.publisher.publish(Event::Delete(event::TaskDelete {
-                container_id: id.into(),
-                pid: self.pid(),
-                exit_status: exit.status,
-                exited_at: MessageField::some(exit.at.into()),
-                ..Default::default()
-            }));
+            self.publish(
+                id,
+                Event::Delete(event::TaskDelete {
+                    container_id: id.into(),
+                    pid: self.pid(),
+                    exit_status: exit.status,
+                    exited_at: MessageField::some(exit.at.into()),
+                    ..Default::default()
+                }),
+            );
         }
         Ok(exit)
     }

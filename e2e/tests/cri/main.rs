@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod conformance;
+mod sandboxes;
+
 use paperboat_e2e::cri::message::security_profile::ProfileType;
 use paperboat_e2e::cri::message::{
     ContainerStatsResponse, Int64Value, KeyValue, LinuxContainerResources, Mount, Nothing, UpdateContainerResourcesRequest,
@@ -12,9 +15,10 @@ use paperboat_e2e::guest::PROOF_SCRIPT;
 use paperboat_e2e::products::Containerd;
 use protobuf::MessageField;
 
-/// A node, or a failure that says what is missing.
+/// A node with the containerd that the tests are for, or a failure that says what is missing.
 fn node() -> Node {
-    Node::start(Containerd::V1_7).unwrap_or_else(|error| panic!("{error}"))
+    let containerd = Containerd::of_tests().unwrap_or_else(|error| panic!("{error}"));
+    Node::start(containerd).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
