@@ -22,6 +22,7 @@ mod reaper;
 mod report;
 mod resolver;
 mod service;
+mod slots;
 mod streams;
 mod sys;
 mod sysctl;

@@ -1,21 +1,20 @@
 //! The guest's network: made what the shim describes, which read it from the pod's network namespace on the host.
 //!
-//! Interfaces are the machine's network slots, found by the hardware address they were born with. Slots that nothing is bound to are parked in
-//! a network namespace where no container sees them. What was described before is remembered,
-//! so that a new description changes the difference only, and never what a container set up by itself.
+//! Interfaces are the machine's network slots ([`crate::slots`]), found by the hardware address they were born with. What was described before
+//! is remembered, so that a new description changes the difference only, and never what a container set up by itself.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
 use paperboat_netlink::{Address, Connection, Link, LinkChange, Mac, Neighbour, NetlinkError, Route, RouteKind, Via};
 use paperboat_protocol::agent::network_route::Kind;
 use paperboat_protocol::agent::{NetworkAddress, NetworkInterface, NetworkNeighbour, NetworkRoute, SetNetworkRequest};
 use paperboat_protocol::slot_mac;
+
+use crate::slots;
 
 /// Network slots that a machine has at most.
 const INTERFACES_MAX: usize = 8;
@@ -62,9 +61,9 @@ pub enum NetworkError {
     /// The kernel refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// No namespace for slots that nothing is bound to.
-    #[error("a network namespace for idle slots: {0}")]
-    Parking(#[source] io::Error),
+    /// The kernel does not look at the machine's slots again.
+    #[error("network slots on the PCI bus: {0}")]
+    Slots(#[source] io::Error),
     /// No conversation with the kernel.
     #[error("rtnetlink: {0}")]
     Socket(#[from] io::Error),
@@ -85,76 +84,9 @@ struct Applied {
     neighbours: Vec<Neighbour>,
 }
 
-/// Where idle slots are: a network namespace that only this holds.
-struct Parking {
-    namespace: OwnedFd,
-    kernel: Connection,
-}
-
-impl Parking {
-    fn open() -> Result<Self, NetworkError> {
-        // A thread of its own: this one stays in the pod's namespace.
-        let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            Ok(Self { namespace: fs::File::open("/proc/thread-self/ns/net")?.into(), kernel: Connection::open()? })
-        });
-        made.join().unwrap_or_else(|_| Err(io::Error::other("its thread ended early"))).map_err(NetworkError::Parking)
-    }
-
-    /// Brings the slots that are described back.
-    fn release(&mut self, interfaces: &[NetworkInterface]) -> Result<(), NetworkError> {
-        let parked = self.kernel.links()?;
-        let described = |link: &&Link| {
-            let mac = link.permanent_mac.filter(|_| slot_of(link).is_some());
-            mac.is_some_and(|mac| interfaces.iter().any(|interface| interface.permanent_mac == mac))
-        };
-        let released: Vec<&Link> = parked.iter().filter(described).collect();
-        if !released.is_empty() {
-            let pods = fs::File::open("/proc/self/ns/net")?;
-            for link in released {
-                // In the pod's namespace another interface may have its name.
-                if let Some(idle) = slot_of(link).map(idle_name).filter(|idle| *idle != link.name) {
-                    self.kernel.change_link(link.index, &LinkChange { name: Some(&idle), ..LinkChange::default() })?;
-                }
-                self.kernel.move_link(link.index, pods.as_fd())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in the slots that are not wanted, and the names of those that are wanted under another one: interfaces exchange names, so
-    /// first each that changes gives up its own. A slot that was never bound keeps the kernel's name, which no parked one has: every pod
-    /// starts with several, and a new name costs as much as many system calls.
-    fn take_in(&mut self, kernel: &mut Connection, links: &[Link], wanted: &[Wanted<'_>]) -> Result<(), NetworkError> {
-        let taken: Vec<String> = self.kernel.links()?.into_iter().map(|link| link.name).collect();
-        for (link, slot) in links.iter().filter_map(|link| Some((link, slot_of(link)?))) {
-            let wanted = wanted.iter().find(|wanted| wanted.link.index == link.index);
-            let idle = idle_name(slot);
-            let gives_up = match wanted {
-                Some(wanted) => wanted.described.name != link.name && (link.up || link.name != idle),
-                None => link.up || taken.contains(&link.name),
-            };
-            if gives_up {
-                kernel.change_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() })?;
-                kernel.change_link(link.index, &LinkChange { name: Some(&idle), ..LinkChange::default() })?;
-            }
-            if wanted.is_none() {
-                kernel.move_link(link.index, self.namespace.as_fd())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-struct State {
-    applied: Applied,
-    parking: Option<Parking>,
-}
-
 /// The guest's network.
 #[derive(Default)]
-pub struct Network(Mutex<State>);
+pub struct Network(Mutex<Applied>);
 
 /// An interface that is to be.
 struct Wanted<'a> {
@@ -170,19 +102,14 @@ impl Network {
     /// [`NetworkError`], for the first thing that failed; what was done until then stays.
     pub fn set(&self, request: &SetNetworkRequest) -> Result<(), NetworkError> {
         // Whole lists: a panic elsewhere leaves them usable.
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut applied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         check_limits(request)?;
-        let State { applied, parking } = &mut *state;
-        let parking = match parking {
-            Some(parking) => parking,
-            None => parking.insert(Parking::open()?),
-        };
-        parking.release(&request.interfaces)?;
+        slots::settle().map_err(NetworkError::Slots)?;
         let mut kernel = Connection::open()?;
         let links = kernel.links()?;
         let wanted = request.interfaces.iter().map(|described| find(&links, described)).collect::<Result<Vec<_>, _>>()?;
         let (addresses, routes, neighbours) = objects(request, &wanted)?;
-        parking.take_in(&mut kernel, &links, &wanted)?;
+        give_up_names(&mut kernel, &links, &wanted)?;
         // What goes, goes first: an address may move from one interface to another.
         for neighbour in applied.neighbours.iter().filter(|old| !neighbours.contains(old)) {
             gone_is_fine(kernel.remove_neighbour(neighbour))?;
@@ -237,7 +164,7 @@ fn slot_of(link: &Link) -> Option<u8> {
     (mac == slot_mac(mac[5])).then_some(mac[5])
 }
 
-/// What a slot is called while nothing is bound to it.
+/// What a slot is called between two names, and while it is not described.
 fn idle_name(slot: u8) -> String {
     format!("slot{slot}")
 }
@@ -358,6 +285,21 @@ fn route(
         by_kernel: false,
         ways,
     })
+}
+
+/// Interfaces exchange names: each whose name another one is to have gives it up first, and so does what is not described.
+fn give_up_names(kernel: &mut Connection, links: &[Link], wanted: &[Wanted<'_>]) -> Result<(), NetworkError> {
+    for (link, slot) in links.iter().filter_map(|link| Some((link, slot_of(link)?))) {
+        let described = wanted.iter().find(|wanted| wanted.link.index == link.index);
+        let keeps = described.is_some_and(|wanted| wanted.described.name == link.name);
+        let in_the_way = described.is_none() || wanted.iter().any(|other| other.described.name == link.name);
+        let idle = idle_name(slot);
+        if !keeps && in_the_way && (link.up || link.name != idle) {
+            kernel.change_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() })?;
+            kernel.change_link(link.index, &LinkChange { name: Some(&idle), ..LinkChange::default() })?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives an interface its name, hardware address and MTU, and brings it up.

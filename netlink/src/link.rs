@@ -1,7 +1,5 @@
 //! Interfaces.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd};
-
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 
@@ -73,17 +71,6 @@ impl Connection {
         message.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
         message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         self.ask(&format!("change interface {index} ({change:?})"), Verb::Change, RouteNetlinkMessage::SetLink(message))
-    }
-
-    /// Moves interface `index` to another network namespace. It goes down and loses its addresses.
-    ///
-    /// # Errors
-    /// [`NetlinkError`], `EEXIST` when there is one of its name.
-    pub fn move_link(&mut self, index: u32, namespace: BorrowedFd<'_>) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
-        self.ask(&format!("move interface {index}"), Verb::Change, RouteNetlinkMessage::SetLink(message))
     }
 
     /// Removes interface `index`.

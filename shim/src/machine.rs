@@ -264,9 +264,10 @@ impl Machine {
         Err(MachineError::Start(plain(&refused)))
     }
 
-    /// Lets the guest's network slot number `slot` send and receive through a tap of its network namespace.
-    pub async fn bind_nic(&self, slot: u32, tap: &str, mac: [u8; 6], mtu: u32) -> Result<(), MachineError> {
-        let request = BindNicRequest { slot, tap_name: tap.into(), mac: mac.into(), mtu, ..Default::default() };
+    /// Lets the guest's network slot number `slot` send and receive through a tap of its network namespace. The guest's agent finds it by the
+    /// slot's own address, and gives it the interface's.
+    pub async fn bind_nic(&self, slot: u32, tap: &str, mtu: u32) -> Result<(), MachineError> {
+        let request = BindNicRequest { slot, tap_name: tap.into(), mtu, ..Default::default() };
         let answer = self.client.bind_nic(context::with_duration(CALL_TIMEOUT), &request).await;
         answer.map(drop).map_err(|error| MachineError::Nic { slot, message: plain(&error) })
     }

@@ -123,6 +123,10 @@ impl ConfigSpace {
         space
     }
 
+    pub(super) fn set_device_id(&mut self, device_id: u16) {
+        self.put(0x02, &device_id.to_le_bytes());
+    }
+
     /// The byte-wise value at `offset`; all ones outside. `intx_pending` goes into the status register.
     pub(super) fn read(&self, offset: usize, length: usize, intx_pending: bool) -> u32 {
         let mut value = [0xff; 4];

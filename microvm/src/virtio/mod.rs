@@ -162,6 +162,12 @@ pub trait VirtioDevice: Send {
         self.reset();
     }
 
+    /// Whether there is anything for a driver to do. Of a device without, the PCI function shows an id that no driver takes; the guest sees
+    /// the other one when it scans the bus again.
+    fn is_plugged(&self) -> bool {
+        true
+    }
+
     /// Device-specific counters, added to the transport's.
     fn statistics(&self) -> Vec<(&'static str, u64)> {
         Vec::new()

@@ -28,6 +28,11 @@ use crate::pci::{DmaWindow, Doorbells, InterruptLine, PciBar, PciFunction, PciId
 const VENDOR_VIRTIO: u16 = 0x1af4;
 /// Modern device ids start here (virtio 1.2 §4.1.2.1).
 const MODERN_DEVICE_ID: u16 = 0x1040;
+/// What an unplugged device shows: of the vendor's ids that are free for experiments (virtio 1.2 §4.1.2 has those up to 0x107f), one
+/// that no driver takes.
+const UNPLUGGED_DEVICE_ID: u16 = 0x10f0;
+/// Where in config space the device id is.
+const DEVICE_ID_OFFSET: usize = 2;
 
 const STATUS_DRIVER_OK: u8 = 0x04;
 const STATUS_FEATURES_OK: u8 = 0x08;
@@ -433,7 +438,8 @@ impl PciFunction for VirtioPci {
     }
 
     fn identity(&self) -> PciIdentity {
-        self.identity
+        let device_id = if lock(&self.transport).device.is_plugged() { self.identity.device_id } else { UNPLUGGED_DEVICE_ID };
+        PciIdentity { device_id, ..self.identity }
     }
 
     fn bars(&self) -> &[PciBar] {
@@ -454,7 +460,12 @@ impl PciFunction for VirtioPci {
             lock(&self.config).set_window_data(data);
         }
         let intx_pending = self.shared.interrupts.intx_pending();
-        lock(&self.config).read(offset, length, intx_pending)
+        let identity = (offset < DEVICE_ID_OFFSET + 2).then(|| self.identity());
+        let mut config = lock(&self.config);
+        if let Some(identity) = identity {
+            config.set_device_id(identity.device_id);
+        }
+        config.read(offset, length, intx_pending)
     }
 
     fn config_write(&self, offset: u16, len: u8, value: u32) {

@@ -37,7 +37,7 @@ use note::Note;
 use paperboat_netlink::{Connection, LinkChange, NetlinkError};
 use snapshot::Snapshot;
 
-/// Network interfaces that a machine is born with; they cost nothing but their place while nothing is bound to them.
+/// Network slots that a machine is born with; they cost nothing but their place while nothing is bound to them.
 pub const SLOTS: u8 = 4;
 
 /// Set-up tools change one thing after the other: the namespace is looked at once it has been quiet for this long.
@@ -176,7 +176,7 @@ impl Network {
                 move || attach::join(&attachment)
             });
             let bound = match joined.await? {
-                Ok(()) => machine.bind_nic(slot.into(), &attachment.tap, interface.mac, interface.mtu).await.map_err(Into::into),
+                Ok(()) => machine.bind_nic(slot.into(), &attachment.tap, interface.mtu).await.map_err(Into::into),
                 Err(error) => Err(error),
             };
             if let Err(error) = bound {

@@ -1,7 +1,7 @@
-//! The network device (virtio 1.2 §5.1): a slot that exists from boot with its link down, and is bound to a tap later.
+//! The network device (virtio 1.2 §5.1): a slot that exists from boot, and is bound to a tap later.
 //!
-//! The guest sees an interface without a carrier until then. Binding, unbinding and the loss of a tap are configuration changes, of which the driver
-//! hears by an interrupt. Each pair of queues has a thread that carries packets to the guest; what the guest sends is written to the
+//! Until then its PCI function shows an id that no driver takes, which spares the guest's start a driver's. A driver that is there when a slot
+//! is bound, unbound or loses its tap hears of it by an interrupt, as a change of the configuration. Each pair of queues has a thread that carries packets to the guest; what the guest sends is written to the
 //! tap by the vCPU that notifies, and by that thread when there is much of it.
 
 mod control;
@@ -287,6 +287,10 @@ impl VirtioDevice for NetDevice {
     fn shutdown(&mut self) {
         self.reset();
         self.nic.unbind();
+    }
+
+    fn is_plugged(&self) -> bool {
+        self.nic.is_bound()
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
