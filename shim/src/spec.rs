@@ -387,6 +387,11 @@ impl Spec {
                 continue;
             }
             let options = &mount.options;
+            if options.iter().any(|option| option == "shared" || option == "rshared") {
+                log::warn!(
+                    "mount at {destination}: shared propagation leads into a micro-VM alone: what is mounted there stays in the guest"
+                );
+            }
             let placed = volume::place(&index.to_string(), &source_path, Path::new(&destination), options)
                 .and_then(|placed| Ok((placed, volume::inherited(&source_path, options)?)));
             let (placed, inherited) = placed.map_err(|source| SpecError::Volume { source_path, destination, source })?;
