@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use paperboat_hypervisor::{ClockMode, Presentation, Processor};
+use paperboat_hypervisor::{Backing, ClockMode, Presentation, Processor};
 use paperboat_protocol::machine as api;
 use paperboat_protocol::machine_ttrpc::{self, create_machine};
 use protobuf::MessageField;
@@ -255,6 +255,7 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
         clock: if request.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
         budget_instructions: None,
         processor: Processor::Native,
+        backing: if request.huge_pages { Backing::Huge } else { Backing::Usual },
         presentation: Presentation::default(),
         dma: if request.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console,

@@ -17,7 +17,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use paperboat_hypervisor::{
-    BackendError, ClockMode, EntryState, GuestRam, Presentation, Processor, RamError, Vcpu, VcpuHandle, VcpuRegs, VmConfig,
+    BackendError, Backing, ClockMode, EntryState, GuestRam, Presentation, Processor, RamError, Vcpu, VcpuHandle, VcpuRegs,
+    VmConfig,
 };
 
 use crate::backend::{ChoiceError, ChosenVm};
@@ -162,6 +163,8 @@ pub struct MachineConfig {
     pub topology: Topology,
     /// Guest memory in bytes, a multiple of [`MEMORY_STEP`].
     pub memory_bytes: u64,
+    /// What it is made of.
+    pub backing: Backing,
     /// Host clock, or repeatable.
     pub clock: ClockMode,
     /// End after that many guest instructions per vCPU.
@@ -247,7 +250,7 @@ impl Machine {
         if deterministic && vcpus != 1 {
             return Err(MachineError::Deterministic { vcpus });
         }
-        let ram = GuestRam::new(memory_bytes)?;
+        let ram = GuestRam::with_backing(memory_bytes, config.backing)?;
         let chosen = make_vm(VmConfig {
             ram: ram.clone(),
             vcpu_count: vcpus,

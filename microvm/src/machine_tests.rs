@@ -30,6 +30,7 @@ fn config(name: &str, vcpus: u32) -> MachineConfig {
         clock: ClockMode::Host,
         budget_instructions: None,
         processor: Processor::Native,
+        backing: Backing::Usual,
         presentation: Presentation::default(),
         dma: DmaPolicy::Identity,
         console: Console::in_memory(),

@@ -292,6 +292,9 @@ settings! {
         vcpus: u32, Bounded<1, MAX_VCPUS> = 1;
         /// Memory ceiling of a pod in MiB, a multiple of 16. Only what the guest uses is taken from the host.
         memory_mib: u64, Bounded<MIN_MEMORY_MIB, MAX_MEMORY_MIB, 16> = 512;
+        /// Memory of pods in huge pages of the host's default size (`sysctl vm.nr_hugepages=`). All of it is then
+        /// taken when a pod starts, and kept until it ends.
+        huge_pages: bool, bool = false;
         /// How much the guest kernel says on its console: error, warn, info, debug.
         guest_log_level: GuestLog, GuestLog = GuestLog::Warn;
         /// More guest kernel parameters, put after the runtime's own.

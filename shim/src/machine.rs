@@ -238,6 +238,7 @@ impl Machine {
             console_path: paths.console_log().display().to_string(),
             console_max_bytes: config.limits.console_kib << 10,
             share_options: MessageField::some(share_options(config)),
+            huge_pages: config.huge_pages,
             nic_slots: crate::network::SLOTS.into(),
             ..Default::default()
         };

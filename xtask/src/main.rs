@@ -17,6 +17,7 @@ mod initramfs;
 mod kernel;
 mod lab;
 mod layer;
+mod leaks;
 mod licences;
 mod lint;
 #[cfg(test)]

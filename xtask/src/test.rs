@@ -11,7 +11,7 @@ use crate::cli::{Stage, TestArgs, TestBackend};
 use crate::ctx::Ctx;
 use crate::engines::Scope;
 use crate::setup::Host;
-use crate::{guest, kernel, lab, lint, setup, ui};
+use crate::{guest, kernel, lab, leaks, lint, setup, ui};
 
 /// The crate whose tests need guests.
 const E2E: &str = "paperboat-e2e";
@@ -74,6 +74,11 @@ pub fn run(ctx: &Ctx, args: &TestArgs) -> Result<ExitCode> {
     if wanted(Stage::Unit) {
         stage("unit", &mut || unit(ctx));
         stage("difftest", &mut || difftest(ctx));
+        if args.all {
+            stage("leaks", &mut || leaks::run(ctx));
+        } else {
+            ctx.ui.line("test", "leaks: not run: it is part of --all");
+        }
     }
     let in_lab = args.backend == TestBackend::Kvm && !Host::detect()?.is_power();
     if wanted(Stage::E2e) && in_lab {

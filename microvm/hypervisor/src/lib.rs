@@ -14,7 +14,7 @@ mod regs;
 mod vm;
 
 pub use interrupts::{InterruptController, Presentation, SourceState, StoreEvents};
-pub use ram::{CODE_PAGE_SIZE, CodePages, GuestRam, RamError};
+pub use ram::{Backing, CODE_PAGE_SIZE, CodePages, GuestRam, RamError};
 pub use regs::{EntryState, VcpuRegs};
 pub use vm::{
     BackendError, Capabilities, ClockMode, Exit, HypercallArgs, HypercallReply, INTERRUPT_KINDS, InterruptMode, PageSizeEncoding,

@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::bitmap::{Bitmap, WithBitmapSlice};
 use vm_memory::mmap::NewBitmap;
@@ -32,6 +33,27 @@ pub enum RamError {
     /// The kernel refused the memfd or its size.
     #[error("cannot create a memory file of {size_bytes} bytes")]
     Create {
+        /// The size asked for.
+        size_bytes: u64,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Huge pages come whole.
+    #[error(
+        "guest memory of {size_bytes} bytes in huge pages: must be a multiple of {page_bytes} bytes, which they have on this host"
+    )]
+    HugeStep {
+        /// The size asked for.
+        size_bytes: u64,
+        /// The host's huge pages.
+        page_bytes: u64,
+    },
+    /// The host has no huge pages, or not enough that are free.
+    #[error(
+        "the host has no {size_bytes} bytes of free huge pages for guest memory; reserve more with `sysctl vm.nr_hugepages=`, or go without huge pages"
+    )]
+    NoHugePages {
         /// The size asked for.
         size_bytes: u64,
         /// What the kernel said.
@@ -169,12 +191,23 @@ impl NewBitmap for CodePages {
     }
 }
 
+/// What guest memory is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// The host's usual pages, taken when touched, given back when the guest says that it does not need them.
+    #[default]
+    Usual,
+    /// Huge pages of the host's default size, all taken at once and kept.
+    Huge,
+}
+
 /// The guest's memory, shared by CPUs and devices. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct GuestRam {
     memory: GuestMemoryMmap<CodePages>,
     memfd: Arc<OwnedFd>,
     size_bytes: u64,
+    backing: Backing,
 }
 
 impl GuestRam {
@@ -183,13 +216,33 @@ impl GuestRam {
     /// # Errors
     /// [`RamError`] names the size and what the kernel said.
     pub fn new(size_bytes: u64) -> Result<Self, RamError> {
+        Self::with_backing(size_bytes, Backing::Usual)
+    }
+
+    /// The same, with memory of a chosen kind.
+    ///
+    /// # Errors
+    /// [`RamError`], also when the host lacks huge pages.
+    pub fn with_backing(size_bytes: u64, backing: Backing) -> Result<Self, RamError> {
         if size_bytes == 0 || !size_bytes.is_multiple_of(CODE_PAGE_SIZE) {
             return Err(RamError::Size { size_bytes });
         }
         let create = |source: nix::Error| RamError::Create { size_bytes, source: source.into() };
-        let memfd = memfd_create(c"paperboat-guest", MFdFlags::MFD_CLOEXEC).map_err(create)?;
+        let no_pages = |source: nix::Error| RamError::NoHugePages { size_bytes, source: source.into() };
+        let memfd = match backing {
+            Backing::Usual => memfd_create(NAME, MFdFlags::MFD_CLOEXEC).map_err(create)?,
+            Backing::Huge => memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB).map_err(no_pages)?,
+        };
         let length = i64::try_from(size_bytes).map_err(|_| RamError::Size { size_bytes })?;
+        let page_bytes = block_bytes(&memfd).map_err(create)?;
+        if backing == Backing::Huge && !size_bytes.is_multiple_of(page_bytes) {
+            return Err(RamError::HugeStep { size_bytes, page_bytes });
+        }
         nix::unistd::ftruncate(&memfd, length).map_err(create)?;
+        if backing == Backing::Huge {
+            // A huge page that is missing when it is touched ends the process: all are taken now or none.
+            fallocate(&memfd, FallocateFlags::empty(), 0, length).map_err(no_pages)?;
+        }
         let file = memfd.try_clone().map_err(|source| RamError::Create { size_bytes, source })?;
         let length = usize::try_from(size_bytes).map_err(|_| RamError::Size { size_bytes })?;
         let memory = GuestMemoryMmap::from_ranges_with_files([(
@@ -198,7 +251,7 @@ impl GuestRam {
             Some(FileOffset::new(std::fs::File::from(file), 0)),
         )])
         .map_err(|error| RamError::Map { size_bytes, reason: error.to_string() })?;
-        Ok(Self { memory, memfd: Arc::new(memfd), size_bytes })
+        Ok(Self { memory, memfd: Arc::new(memfd), size_bytes, backing })
     }
 
     /// The same memory with `size_bytes` more at `address` that nobody else has: not the guest, not another clone. [`Self::size_bytes`] and
@@ -212,12 +265,22 @@ impl GuestRam {
         let region =
             GuestRegionMmap::from_range(GuestAddress(address), length, None).map_err(|error| failed(error.to_string()))?;
         let memory = self.memory.insert_region(Arc::new(region)).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { memory, memfd: Arc::clone(&self.memfd), size_bytes: self.size_bytes })
+        Ok(Self { memory, memfd: Arc::clone(&self.memfd), size_bytes: self.size_bytes, backing: self.backing })
     }
 
     /// Size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// What it is made of.
+    pub fn backing(&self) -> Backing {
+        self.backing
+    }
+
+    /// Size in bytes of the pages that huge memory consists of; `None` for the host's usual pages.
+    pub fn huge_page_bytes(&self) -> Option<u64> {
+        (self.backing == Backing::Huge).then(|| block_bytes(&self.memfd).ok()).flatten()
     }
 
     /// The view that devices and loaders use: bounds-checked, and reporting its writes to [`Self::code_pages`].
@@ -250,10 +313,46 @@ impl GuestRam {
     }
 }
 
+const NAME: &std::ffi::CStr = c"paperboat-guest";
+
+/// Size of the pages of a memory file.
+fn block_bytes(memfd: &OwnedFd) -> Result<u64, nix::Error> {
+    Ok(u64::try_from(nix::sys::stat::fstat(memfd)?.st_blksize).unwrap_or(CODE_PAGE_SIZE).max(CODE_PAGE_SIZE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use vm_memory::Bytes;
+
+    /// Of this host, in huge pages of the default size; 0 where it has none.
+    fn free_huge_bytes() -> u64 {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let field = |name: &str| {
+            let line = meminfo.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        field("HugePages_Free:").unwrap_or(0) * (field("Hugepagesize:").unwrap_or(0) << 10)
+    }
+
+    #[test]
+    fn huge_pages_are_all_there_or_the_error_says_what_helps() {
+        const SIZE: u64 = 64 << 20;
+        match GuestRam::with_backing(SIZE, Backing::Huge) {
+            Ok(ram) => {
+                let page = ram.huge_page_bytes().unwrap();
+                assert!(page > 64 << 10 && SIZE.is_multiple_of(page), "{page}");
+                assert_eq!(nix::sys::stat::fstat(ram.memfd()).unwrap().st_blocks * 512, SIZE as i64, "taken at once");
+                ram.memory().write_slice(&[1; 64], GuestAddress(SIZE - 64)).unwrap();
+            }
+            Err(RamError::HugeStep { page_bytes, .. }) => assert!(page_bytes > SIZE, "{page_bytes}"),
+            Err(error) => {
+                assert!(free_huge_bytes() < SIZE, "{error}");
+                assert!(error.to_string().contains("vm.nr_hugepages"), "{error}");
+            }
+        }
+        assert_eq!(GuestRam::new(SIZE).unwrap().huge_page_bytes(), None);
+    }
 
     #[test]
     fn sizes_that_cannot_be_are_refused() {

@@ -111,7 +111,8 @@ pub fn create(config: VmConfig) -> Result<Arc<dyn Vm>, HostError> {
     table(&fd, config.hpt_order)?;
     offer(&fd, config.threads_per_core)?;
     let xics = xics::create(&fd, config.presentation, config.vcpu_count)?;
-    let mut capabilities = capabilities(&fd, config.hpt_order)?;
+    let backing = config.ram.huge_page_bytes().unwrap_or_else(page_bytes);
+    let mut capabilities = capabilities(&fd, config.hpt_order, backing)?;
     let compatibility = match config.processor {
         Processor::Native => None,
         Processor::Power8 => {
@@ -136,7 +137,7 @@ pub(crate) fn probe() -> Result<String, HostError> {
         .map_err(|error| BackendError::Os { call: error.to_string(), source: io::ErrorKind::OutOfMemory.into() })?;
     fd.set_memory(&ram)?;
     table(&fd, PROBE_ORDER)?;
-    let capabilities = capabilities(&fd, PROBE_ORDER)?;
+    let capabilities = capabilities(&fd, PROBE_ORDER, page_bytes())?;
     let sizes: Vec<String> =
         capabilities.segment_page_sizes.iter().map(|row| format!("{} KiB", (1_u64 << row.base_shift) >> 10)).collect();
     Ok(format!("hash guests on a processor with PVR {:#010x}, pages of {}", capabilities.pvr, sizes.join(" and ")))
@@ -210,7 +211,8 @@ fn page_bytes() -> u64 {
     size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
 }
 
-fn capabilities(fd: &PartitionFd, hpt_order: u32) -> Result<Capabilities, HostError> {
+/// `backing`: size in bytes of the pages that guest memory consists of.
+fn capabilities(fd: &PartitionFd, hpt_order: u32, backing: u64) -> Result<Capabilities, HostError> {
     let info = fd.smmu_info()?;
     let pvr = trampoline::host_pvr();
     let cpu_characteristics = if fd.capability(b::KVM_CAP_PPC_GET_CPU_CHAR) > 0 {
@@ -226,7 +228,7 @@ fn capabilities(fd: &PartitionFd, hpt_order: u32) -> Result<Capabilities, HostEr
         timebase_hz: timebase_hz()?,
         slb_entries: info.slb_size,
         hpt_order,
-        segment_page_sizes: segment_page_sizes(&info, page_bytes().ilog2()),
+        segment_page_sizes: segment_page_sizes(&info, backing.ilog2()),
         segments_1t: info.flags & u64::from(b::KVM_PPC_1T_SEGMENTS) != 0,
         cpu_characteristics,
         in_kernel_xics: false,

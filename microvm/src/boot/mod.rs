@@ -24,7 +24,7 @@ use std::ops::Range;
 
 use object::read::ReadCache;
 
-use paperboat_hypervisor::{Capabilities, EntryState, GuestRam};
+use paperboat_hypervisor::{Backing, Capabilities, EntryState, GuestRam};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::papr::phb::PciSlot;
@@ -142,10 +142,15 @@ impl BootFile {
         Ok(Self { path: path.to_owned(), file, size_bytes })
     }
 
-    /// Copies `length` bytes at `offset` of the file to guest memory, in the kernel: they are neither mapped nor read here.
+    /// Copies `length` bytes at `offset` of the file to guest memory, in the kernel: they are neither mapped nor read here. Files of huge pages
+    /// take no writes; their memory is read into.
     fn copy_to(&self, offset: u64, length: u64, ram: &GuestRam, address: u64) -> io::Result<()> {
         let mut input = &self.file;
         input.seek(SeekFrom::Start(offset))?;
+        if ram.backing() == Backing::Huge {
+            let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+            return ram.memory().read_exact_volatile_from(GuestAddress(address), &mut input, length).map_err(io::Error::other);
+        }
         let mut output = File::from(ram.memfd().try_clone()?);
         output.seek(SeekFrom::Start(address))?;
         let copied = io::copy(&mut input.take(length), &mut output)?;

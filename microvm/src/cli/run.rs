@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
-use paperboat_hypervisor::{ClockMode, Presentation, Processor};
+use paperboat_hypervisor::{Backing, ClockMode, Presentation, Processor};
 use paperboat_microvm::backend::{BackendChoice, Coverage, CpuTrace, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
 use paperboat_microvm::console::{Console, FILE_BYTES_MAX};
@@ -94,6 +94,9 @@ pub struct RunArguments {
     /// Which processor the guest finds: native (what executes it) or power8 (a logical POWER8).
     #[arg(long, default_value = "native", value_name = "NAME")]
     cpu: CpuChoice,
+    /// Guest memory in huge pages of the host's default size, all taken at the start.
+    #[arg(long)]
+    huge_pages: bool,
     /// Who presents interrupts: kernel (KVM), machine, or auto, which is kernel where it can.
     #[arg(long, default_value = "auto", value_name = "NAME")]
     xics: XicsChoice,
@@ -278,6 +281,7 @@ fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>) -> Result<Ma
         clock: if arguments.deterministic { ClockMode::Deterministic } else { ClockMode::Host },
         budget_instructions: arguments.budget,
         processor: arguments.cpu.0,
+        backing: if arguments.huge_pages { Backing::Huge } else { Backing::Usual },
         presentation: arguments.xics.0,
         dma: if arguments.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console: console(&arguments.console)?,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use paperboat_hypervisor::GuestRam;
+use paperboat_hypervisor::{Backing, GuestRam};
 
 use super::queue::{Chain, ChainFault, Counters, DeviceQueue, Ram};
 use super::worker::{Workers, serve};
@@ -172,6 +172,10 @@ impl Freer {
             Counters::count(&self.counters.errors);
             return;
         };
+        if self.ram.backing() == Backing::Huge {
+            // What was given back might not be there when it is needed again; and few reports are as large as a page.
+            return;
+        }
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         match fallocate(self.ram.memfd(), flags, start.cast_signed(), (end - start).cast_signed()) {
             Ok(()) => {

@@ -44,7 +44,11 @@ struct Booted<'a> {
 
 impl<'a> Booted<'a> {
     fn new(ctx: &'a Ctx, machine: LabMachine, programs: &Programs, parts: &Parts) -> Result<Self> {
-        let session = Session::of(ctx, machine);
+        Self::of(ctx, Session::of(ctx, machine), programs, parts)
+    }
+
+    /// The same with a session of a certain kind.
+    fn of(ctx: &'a Ctx, session: Session, programs: &Programs, parts: &Parts) -> Result<Self> {
         programs.publish(&session.products())?;
         session.boot(ctx, &parts.qemu, &parts.guest, true)?;
         let booted = Self { ctx, session };

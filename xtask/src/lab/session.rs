@@ -43,6 +43,7 @@ const STATUS_TIMEOUT: i32 = 124;
 pub struct Session {
     machine: LabMachine,
     dir: PathBuf,
+    counted: bool,
 }
 
 /// What a job left.
@@ -56,7 +57,13 @@ pub struct Done {
 impl Session {
     /// The lab of this kind.
     pub fn of(ctx: &Ctx, machine: LabMachine) -> Self {
-        Self { machine, dir: ctx.cache.root().join("lab").join(machine.name()) }
+        Self { machine, dir: ctx.cache.root().join("lab").join(machine.name()), counted: false }
+    }
+
+    /// Its clock counts instructions, one a nanosecond, and jumps over idle time: what a program needs is then the same on any host, however
+    /// busy, and does not hold what the emulator does behind the machine's back.
+    pub fn counted(self) -> Self {
+        Self { counted: true, ..self }
     }
 
     /// Directory that the lab sees as /lab/products, read-only.
@@ -108,7 +115,12 @@ impl Session {
         let mut command = qemu.command(lifeline);
         // Paths below this directory stay short: sockets have a limit.
         command.current_dir(&self.dir);
-        command.args(["-machine", self.machine.name(), "-accel", "tcg,thread=multi", "-smp", "1", "-m", MEMORY]);
+        command.args(["-machine", self.machine.name(), "-smp", "1", "-m", MEMORY]);
+        if self.counted {
+            command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi"]);
+        }
         // A whole machine, not a chosen one: without its defaults it has no PCI root ports.
         command.args(["-vga", "none", "-no-reboot", "-display", "none", "-monitor", "none"]);
         command.args(["-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log"]);
