@@ -292,7 +292,7 @@ mod tests {
     fn a_stranger_with_the_number_is_not_the_lab() {
         let dir = std::env::temp_dir().join(format!("paperboat-session-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let session = Session { machine: LabMachine::Powernv9, dir: dir.clone() };
+        let session = Session { machine: LabMachine::Powernv9, dir: dir.clone(), counted: false };
         assert!(!session.is_up());
         fs::write(dir.join("process"), format!("{} 1\n", std::process::id())).unwrap();
         assert!(!session.is_up() && !session.end().unwrap(), "this test lives on");
@@ -308,7 +308,7 @@ mod tests {
     fn the_lab_is_ended_by_its_number() {
         let dir = std::env::temp_dir().join(format!("paperboat-session-end-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let session = Session { machine: LabMachine::Powernv8, dir: dir.clone() };
+        let session = Session { machine: LabMachine::Powernv8, dir: dir.clone(), counted: false };
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         session.note(&child).unwrap();
         assert!(session.is_up());
