@@ -4,6 +4,7 @@
 
 pub mod calls;
 pub mod corpus;
+pub mod devices;
 pub mod elf;
 pub mod input;
 pub mod mutate;
@@ -19,6 +20,7 @@ pub struct Target {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    Target { name: "devices", run: devices::run },
     Target { name: "elf", run: elf::run },
     Target { name: "hypercalls", run: calls::hypercalls },
     Target { name: "rtas", run: calls::rtas },

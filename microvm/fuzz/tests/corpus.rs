@@ -7,7 +7,7 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
 }
 
-fn runs(name: &str) {
+fn runs(name: &str, usual_rounds: u64) {
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
     let inputs = corpus::load(name).unwrap();
     assert!(inputs.len() >= 5, "{name} has {} inputs", inputs.len());
@@ -15,7 +15,7 @@ fn runs(name: &str) {
         println!("{file}");
         (target.run)(input);
     }
-    let (seed, rounds) = (from_environment("PAPERBOAT_SEED", 1), from_environment("PAPERBOAT_FUZZ_ROUNDS", 1500));
+    let (seed, rounds) = (from_environment("PAPERBOAT_SEED", 1), from_environment("PAPERBOAT_FUZZ_ROUNDS", usual_rounds));
     println!("PAPERBOAT_SEED={seed} PAPERBOAT_FUZZ_ROUNDS={rounds}");
     let inputs: Vec<Vec<u8>> = inputs.into_iter().map(|(_, bytes)| bytes).collect();
     let mut random = Random::new(seed);
@@ -28,18 +28,23 @@ fn runs(name: &str) {
 }
 
 #[test]
+fn devices() {
+    runs("devices", 400);
+}
+
+#[test]
 fn elf() {
-    runs("elf");
+    runs("elf", 1500);
 }
 
 #[test]
 fn hypercalls() {
-    runs("hypercalls");
+    runs("hypercalls", 1500);
 }
 
 #[test]
 fn rtas() {
-    runs("rtas");
+    runs("rtas", 1500);
 }
 
 #[test]
