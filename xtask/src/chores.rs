@@ -15,7 +15,7 @@ use crate::toolchain::{self, Linkage};
 use crate::{engines, guest, images, kernel, setup, stock, ui};
 
 /// Packages whose programs a host runs.
-pub const HOST_PACKAGES: &[&str] = &["paperboat-shim", "paperboat-microvm"];
+pub const HOST_PACKAGES: [&str; 2] = ["paperboat-shim", "paperboat-microvm"];
 
 /// Everything a pod needs, built and in place.
 pub struct Products {

@@ -2,6 +2,7 @@
 
 mod boot;
 mod cpu;
+pub mod io;
 mod machine;
 pub mod overhead;
 pub mod peer;
@@ -44,6 +45,11 @@ const BENCHES: &[Bench] = &[
         name: "start",
         about: "processor seconds, instructions and memory of a pod's start, beside QEMU and runc (4 minutes, root)",
         measure: start::measure,
+    },
+    Bench {
+        name: "io",
+        about: "files, vsock and network of a guest beside QEMU and the host (eight minutes with --runs 3, root)",
+        measure: io::measure,
     },
     Bench {
         name: "lab",

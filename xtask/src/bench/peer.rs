@@ -9,6 +9,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use vm_fdt::FdtWriter;
 
+use super::io::bridge::{self, Function};
+
 /// Where things lie in the guest's memory before the kernel runs.
 const STAGE2: u64 = 0x700_0000;
 const KERNEL: u64 = 0x800_0000;
@@ -22,6 +24,8 @@ const KERNEL_LIMIT: u64 = 0x300_0000;
 const INITRD_LIMIT: u64 = RTAS - INITRD;
 /// Offset of the system reset vector, where QEMU starts.
 const RESET: usize = 0x100;
+/// The interrupt controller's handle in the tree.
+const XICS: u32 = 0x1111;
 /// Version register of a POWER9 DD2.2, as QEMU's `power9` shows it.
 const POWER9_PVR: u32 = 0x004e_1202;
 
@@ -48,9 +52,29 @@ pub const KVM: &[&str] = &[
 /// The command that boots `vmlinux` with `initramfs` and the kernel's command line in QEMU; files it needs are written below `dir`.
 pub fn command(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64) -> Result<Command> {
     let dir = fs::canonicalize(dir).with_context(|| format!("find {}", dir.display()))?;
-    write_files(&dir, vmlinux, initramfs, cmdline, memory_bytes, Pages::All)?;
+    write_files(&dir, vmlinux, initramfs, cmdline, memory_bytes, Pages::All, &[])?;
     let mut qemu = Command::new("qemu-system-ppc64");
     qemu.args(TCG).args(arguments(memory_bytes, &dir));
+    Ok(qemu)
+}
+
+/// The same with devices: `functions` are told to the guest and to QEMU, the first at slot 1. Its memory is shared with whoever serves them.
+pub fn command_with(
+    dir: &Path,
+    vmlinux: &Path,
+    initramfs: &Path,
+    cmdline: &str,
+    memory_bytes: u64,
+    functions: &[Function],
+) -> Result<Command> {
+    let dir = fs::canonicalize(dir).with_context(|| format!("find {}", dir.display()))?;
+    write_files(&dir, vmlinux, initramfs, cmdline, memory_bytes, Pages::All, functions)?;
+    let mut qemu = Command::new("qemu-system-ppc64");
+    qemu.args(TCG).args(["-machine", "memory-backend=ram"]).args(arguments(memory_bytes, &dir));
+    qemu.args(["-object", &format!("memory-backend-memfd,id=ram,size={memory_bytes},share=on")]);
+    for (function, slot) in functions.iter().zip(bridge::FIRST_SLOT..) {
+        qemu.args(&function.backend).args(["-device", &format!("{},addr={slot}", function.device)]);
+    }
     Ok(qemu)
 }
 
@@ -91,12 +115,20 @@ const PARTS: [(&str, u64); 5] = [("stage2", STAGE2), ("kernel", KERNEL), ("tree"
 const FIRST: &str = "stage1";
 
 /// Writes the files below `dir`.
-pub fn write_files(dir: &Path, vmlinux: &Path, initramfs: &Path, cmdline: &str, memory_bytes: u64, pages: Pages) -> Result<()> {
+pub fn write_files(
+    dir: &Path,
+    vmlinux: &Path,
+    initramfs: &Path,
+    cmdline: &str,
+    memory_bytes: u64,
+    pages: Pages,
+    functions: &[Function],
+) -> Result<()> {
     let flat = flatten(&fs::read(vmlinux)?).with_context(|| format!("read {}", vmlinux.display()))?;
     let initrd = fs::read(initramfs).with_context(|| format!("read {}", initramfs.display()))?;
     ensure!((flat.len() as u64) < KERNEL_LIMIT, "the kernel is too large for the peer's loader");
     ensure!((initrd.len() as u64) < INITRD_LIMIT, "the initramfs is too large for the peer's loader");
-    let tree = tree(cmdline, memory_bytes, initrd.len() as u64, pages)?;
+    let tree = tree(cmdline, memory_bytes, initrd.len() as u64, pages, functions)?;
     let second = words(&second_stage(flat.len()));
     for (name, bytes) in [FIRST, "stage2", "kernel", "tree", "rtas", "initrd"].iter().zip([
         first_stage(),
@@ -180,7 +212,7 @@ fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The smallest tree that boots, with QEMU's RTAS tokens (hw/ppc/spapr_rtas.c registers them from 0x2000).
-fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64, pages: Pages) -> Result<Vec<u8>> {
+fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64, pages: Pages, functions: &[Function]) -> Result<Vec<u8>> {
     let reserved = [(TREE, TREE_SIZE), (RTAS, TREE_SIZE), (INITRD, initrd_size.next_multiple_of(TREE_SIZE))];
     let reserved: Vec<_> =
         reserved.iter().map(|(base, size)| vm_fdt::FdtReserveEntry::new(*base, *size)).collect::<Result<_, _>>()?;
@@ -197,6 +229,9 @@ fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64, pages: Pages) -> Res
     fdt.property_string("linux,stdout-path", "/vdevice/vty@71000000")?;
     fdt.property_array_u64("linux,initrd-start", &[INITRD])?;
     fdt.property_array_u64("linux,initrd-end", &[INITRD + initrd_size])?;
+    if !functions.is_empty() {
+        bridge::ask_for_addresses(&mut fdt)?;
+    }
     // Constant: the benchmark repeats itself.
     fdt.property_array_u32("rng-seed", &[0x8419_4d8a; 8])?;
     fdt.end_node(chosen)?;
@@ -224,6 +259,9 @@ fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64, pages: Pages) -> Res
         ("ibm,int-on", 0x200d),
     ] {
         fdt.property_u32(name, token)?;
+    }
+    if !functions.is_empty() {
+        bridge::calls(&mut fdt)?;
     }
     fdt.end_node(rtas)?;
 
@@ -264,7 +302,7 @@ fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64, pages: Pages) -> Res
     fdt.property_u32("#interrupt-cells", 2)?;
     fdt.property_null("interrupt-controller")?;
     fdt.property_array_u32("ibm,interrupt-server-ranges", &[0, 1])?;
-    fdt.property_phandle(0x1111)?;
+    fdt.property_phandle(XICS)?;
     fdt.end_node(xics)?;
 
     let vdevice = fdt.begin_node("vdevice")?;
@@ -281,8 +319,11 @@ fn tree(cmdline: &str, memory_bytes: u64, initrd_size: u64, pages: Pages) -> Res
     fdt.property_array_u32("interrupts", &[0x1100, 0])?;
     fdt.end_node(vty)?;
     fdt.end_node(vdevice)?;
+    if !functions.is_empty() {
+        bridge::write(&mut fdt, XICS, functions)?;
+    }
     fdt.end_node(root)?;
-    Ok(fdt.finish()?)
+    bridge::finish(fdt.finish()?)
 }
 
 /// Processor features (LoPAR 1.1 C.6.2.1) of a hash-only POWER8 and later: what both machines' kernels then use.
@@ -321,7 +362,7 @@ mod tests {
 
     #[test]
     fn tree_is_made() {
-        let tree = tree("quiet", 512 << 20, 1000, Pages::All).unwrap();
+        let tree = tree("quiet", 512 << 20, 1000, Pages::All, &[]).unwrap();
         assert_eq!(&tree[..4], &0xd00d_feed_u32.to_be_bytes());
         assert!((tree.len() as u64) < TREE_SIZE);
     }

@@ -44,6 +44,7 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
             "console=hvc0 quiet",
             MEMORY_BYTES,
             peer::Pages::Small,
+            &[],
         )?;
         for entry in fs::read_dir(&loaded)?.flatten() {
             programs.add(&format!("peer/{}", entry.file_name().to_string_lossy()), entry.path());

@@ -26,7 +26,8 @@ const TABLE: [(u32, i32); 11] = [
 ];
 
 /// The host's open flags for a powerpc guest's.
-pub(super) fn to_host(guest: u32) -> u32 {
+#[must_use]
+pub fn to_host(guest: u32) -> u32 {
     let translated = TABLE.iter().filter(|(bit, _)| guest & bit != 0).fold(0, |flags, (_, host)| flags | *host);
     translated.cast_unsigned() | guest & ACCESS_MODE
 }

@@ -33,6 +33,7 @@ use super::worker::{DirectQueue, Served, Service, Workers};
 use super::{Activation, DirectService, VirtioDevice, VirtioError, copy_config};
 pub use census::Bell;
 use census::Census;
+pub use flags::to_host;
 use server::Server;
 
 const DEVICE_TYPE: u16 = 26;
