@@ -7,6 +7,8 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::sandbox_api;
+use containerd_shim_protos::sandbox_sync::SandboxClient;
 use containerd_shim_protos::ttrpc::{self, Code};
 use containerd_shim_protos::{Client, TaskClient};
 
@@ -44,6 +46,11 @@ impl TaskApi {
         let connection = Client::connect(&address)
             .map_err(|error| Error::Command { command: format!("connect to {address}"), output: error.to_string() })?;
         Ok(Self { client: TaskClient::new(connection.clone()), connection, id: id.into() })
+    }
+
+    /// The same shim's sandbox API.
+    pub fn sandbox(&self) -> SandboxApi {
+        SandboxApi { client: SandboxClient::new(self.connection.clone()) }
     }
 
     /// State of a process.
@@ -168,5 +175,40 @@ impl Fifos {
             Ok::<_, Error>(path.display().to_string())
         };
         Ok(Self { stdin: make("in")?, stdout: make("out")?, stderr: String::new(), terminal })
+    }
+}
+
+/// The sandbox API of a shim, as far as containerd's clients do not get to see it.
+pub struct SandboxApi {
+    client: SandboxClient,
+}
+
+impl SandboxApi {
+    /// Whether the sandbox lives.
+    pub fn ping(&self, id: &str) -> Result<(), Refusal> {
+        let request = sandbox_api::PingRequest { sandbox_id: id.into(), ..Default::default() };
+        self.client.ping_sandbox(context(), &request).map(drop).map_err(refusal)
+    }
+
+    /// Its state with all details.
+    pub fn status(&self, id: &str) -> Result<sandbox_api::SandboxStatusResponse, Refusal> {
+        let request = sandbox_api::SandboxStatusRequest { sandbox_id: id.into(), verbose: true, ..Default::default() };
+        self.client.sandbox_status(context(), &request).map_err(refusal)
+    }
+
+    /// Operating system and architecture of its containers.
+    pub fn platform(&self, id: &str) -> Result<(String, String), Refusal> {
+        let request = sandbox_api::PlatformRequest { sandbox_id: id.into(), ..Default::default() };
+        let answer = self.client.platform(context(), &request).map_err(refusal)?;
+        let platform = answer.platform.unwrap_or_default();
+        Ok((platform.os, platform.architecture))
+    }
+
+    /// What its containers have used together.
+    pub fn metrics(&self, id: &str) -> Result<Metrics, Refusal> {
+        let request = sandbox_api::SandboxMetricsRequest { sandbox_id: id.into(), ..Default::default() };
+        let answer = self.client.sandbox_metrics(context(), &request).map_err(refusal)?;
+        let data = answer.metrics.unwrap_or_default().data.unwrap_or_default();
+        Metrics::parse_from_bytes(&data.value).map_err(|error| (Code::INTERNAL, error.to_string()))
     }
 }

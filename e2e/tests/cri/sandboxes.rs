@@ -95,6 +95,7 @@ fn a_pod_comes_by_the_sandbox_api() {
 mod slow {
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
+    use paperboat_e2e::task_api::TaskApi;
 
     use super::*;
 
@@ -110,6 +111,17 @@ mod slow {
         assert_eq!(expect::guest(&asked(&node, &id, PROOF_SCRIPT)).boot_id, boot);
         assert_eq!(node.pod_status(&pod).unwrap().state.enum_value(), Ok(PodSandboxState::SANDBOX_READY));
 
+        // What the shim answers when it is asked itself, and that it knows no other pod.
+        let bundle = node.host().directory().join("state/io.containerd.sandbox.controller.v1.shim/k8s.io").join(&pod.id);
+        let api = TaskApi::of_bundle(&bundle, &pod.id).unwrap().sandbox();
+        api.ping(&pod.id).unwrap();
+        assert_eq!(api.platform(&pod.id).unwrap(), ("linux".to_owned(), "ppc64le".to_owned()));
+        let status = api.status(&pod.id).unwrap();
+        assert_eq!((status.state.as_str(), status.info.get("boot_id")), ("SANDBOX_READY", Some(&boot)));
+        let used = api.metrics(&pod.id).unwrap();
+        assert!(used.memory.usage > 0 && used.cpu.usage_usec > 0 && used.pids.current > 0, "{used}");
+        assert!(api.ping("another").is_err() && api.status("another").is_err());
+
         let status = std::fs::read_dir(node.host().state_dir().join("k8s.io")).unwrap().next().unwrap().unwrap().path();
         let machine: i32 =
             std::fs::read_to_string(status.join("machine.pid")).unwrap().split_whitespace().next().unwrap().parse().unwrap();
@@ -119,6 +131,7 @@ mod slow {
         while node.pod_status(&pod).unwrap().state.enum_value() != Ok(PodSandboxState::SANDBOX_NOTREADY) {
             assert!(std::time::Instant::now() < deadline, "the pod stays ready without its machine\n{}", node.host().log());
         }
+        assert!(api.ping(&pod.id).is_err(), "a dead sandbox does not answer");
         node.remove_pod(&pod).unwrap();
         expect::nothing_left(node.host(), &before);
     }
