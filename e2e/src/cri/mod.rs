@@ -94,6 +94,11 @@ impl Node {
         &self.host
     }
 
+    /// The runtime handler of its pods.
+    pub fn handler(&self) -> &'static str {
+        self.handler
+    }
+
     /// Kills containerd and starts it again.
     pub fn restart(&mut self) -> Result<(), Error> {
         let pid = i32::try_from(self.host.containerd_pid()).unwrap_or_default();

@@ -3,7 +3,7 @@
 
 use paperboat_e2e::cri::message::security_profile::ProfileType;
 use paperboat_e2e::cri::message::{ContainerConfig, LinuxContainerSecurityContext};
-use paperboat_e2e::cri::{Node, Pod, container_config};
+use paperboat_e2e::cri::{HANDLER_BY_API, Node, Pod, container_config};
 use paperboat_e2e::expect;
 
 use crate::{asked, node};
@@ -197,7 +197,9 @@ mod slow {
             ("hostPID", NamespaceOption { pid: of_node.into(), ..Default::default() }),
             ("hostIPC", NamespaceOption { ipc: of_node.into(), ..Default::default() }),
         ];
-        for (cure, options) in cases {
+        // Of the host's network containerd 2.1 asks no shim by the sandbox API: it ends itself, dereferencing a pod's missing specification.
+        let asked = cases.into_iter().filter(|(cure, _)| node.handler() != HANDLER_BY_API || *cure != "hostNetwork");
+        for (cure, options) in asked {
             let mut config = node.pod_config("of-the-node");
             config.linux.mut_or_insert_default().security_context.mut_or_insert_default().namespace_options =
                 MessageField::some(options);
