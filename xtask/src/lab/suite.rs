@@ -58,6 +58,14 @@ const BASE: &[(&str, &str, &[&str], u64)] = &[
         180,
     ),
     (
+        "threads of one core, interrupts presented by the machine, a POWER8",
+        "boot() { /opt/paperboat/bin/paperboat-vmm run --backend kvm --bare --memory 256M --cmdline console=hvc0 \
+            --kernel /opt/paperboat/vmlinux --initrd /opt/paperboat/userland.cpio \"$@\" </dev/null; }
+        boot --cpus 4 --threads 4 && boot --cpus 2 --xics machine && boot --cpu power8",
+        &["smp: Brought up 1 node, 4 CPUs", "smp: Brought up 1 node, 2 CPUs", "POWER8 (architected)"],
+        300,
+    ),
+    (
         "a container's life through containerd",
         concat!(include_str!("engine.sh"), include_str!("container.sh")),
         &["the exit status is 7", "POWER", "an exec's status is 3", "machines left is 0"],
