@@ -54,9 +54,8 @@ static void name_of(char *path, long file) {
     sprintf(path, "%s/d%03ld/f%05ld", TREE, file / FILES_PER_DIRECTORY, file);
 }
 
-// 2: names and inodes; 3: content as well.
+// 2: names and inodes; 3: content as well. What was written has gone to the far side by then, with each write and fsync.
 static void drop_caches(const char *what) {
-    sync();
     int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
     if (fd < 0 || write(fd, what, 1) != 1 || close(fd) != 0) {
         die("drop_caches");
