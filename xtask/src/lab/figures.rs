@@ -30,7 +30,7 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
     let ctx = lab.ctx;
     let (programs, parts) = {
         let _lock = ctx.lock()?;
-        let mut programs = Programs::prepare(ctx, &lab.host)?;
+        let mut programs = Programs::prepare(ctx, &lab.host, false)?;
         let pause = guest::c_program(ctx, &lab.host, "pause", guest::SMALL)?;
         programs.add("pause.cpio", stock::one_program(ctx, "pause", &pause)?);
         let userland = programs.path("userland.cpio")?.to_owned();
@@ -49,9 +49,10 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
         for entry in fs::read_dir(&loaded)?.flatten() {
             programs.add(&format!("peer/{}", entry.file_name().to_string_lossy()), entry.path());
         }
-        (programs, Parts::prepare(ctx, &lab.host, &[PEER])?)
+        (programs, Parts::prepare(ctx, &lab.host, LabMachine::Powernv9, &[PEER])?)
     };
-    let booted = Booted::of(ctx, Session::of(ctx, LabMachine::Powernv9).counted(), &programs, &parts)?;
+    let session = Session::of(ctx, LabMachine::Powernv9).counted();
+    let booted = Booted::of(ctx, session, &programs, |name| !name.starts_with("tests/"), &parts)?;
     let qemu: Vec<String> = ["qemu-system-ppc64".to_owned()]
         .into_iter()
         .chain(peer::KVM.iter().map(|&word| word.to_owned()))

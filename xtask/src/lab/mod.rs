@@ -6,9 +6,10 @@
 //! | `rootfs.rs`, `init.sh`, `system.sh` | what the lab boots |
 //! | `programs.rs` | what it is given to run |
 //! | `session.rs`, `terminal.rs` | a running lab: jobs, console, end |
-//! | `suite.rs`, `engine.sh`, `hosts.sh`, `container.sh` | the tests |
+//! | `suite.rs`, `cases.rs`, `engine.sh`, `says.sh`, `hosts.sh`, `unable.sh`, `container.sh` | the tests |
 //! | `figures.rs`, `figures.sh` | the benchmark |
 
+mod cases;
 mod figures;
 mod programs;
 mod qemu;
@@ -43,13 +44,14 @@ struct Booted<'a> {
 }
 
 impl<'a> Booted<'a> {
-    fn new(ctx: &'a Ctx, machine: LabMachine, programs: &Programs, parts: &Parts) -> Result<Self> {
-        Self::of(ctx, Session::of(ctx, machine), programs, parts)
+    /// Boots it with those of the programs whose names in the lab are `wanted`.
+    fn new(ctx: &'a Ctx, machine: LabMachine, programs: &Programs, wanted: impl Fn(&str) -> bool, parts: &Parts) -> Result<Self> {
+        Self::of(ctx, Session::of(ctx, machine), programs, wanted, parts)
     }
 
     /// The same with a session of a certain kind.
-    fn of(ctx: &'a Ctx, session: Session, programs: &Programs, parts: &Parts) -> Result<Self> {
-        programs.publish(&session.products())?;
+    fn of(ctx: &'a Ctx, session: Session, programs: &Programs, wanted: impl Fn(&str) -> bool, parts: &Parts) -> Result<Self> {
+        programs.publish(&session.products(), wanted)?;
         session.boot(ctx, &parts.qemu, &parts.guest, true)?;
         let booted = Self { ctx, session };
         install(&booted.session)?;
@@ -67,23 +69,24 @@ impl Drop for Booted<'_> {
     }
 }
 
-/// What every lab needs.
+/// What a lab boots.
 struct Parts {
     qemu: Qemu,
     guest: rootfs::Guest,
 }
 
 impl Parts {
-    fn prepare(ctx: &Ctx, host: &Host, more: &[&str]) -> Result<Self> {
-        Ok(Self { qemu: Qemu::prepare(ctx, host)?, guest: rootfs::prepare(ctx, more)? })
+    fn prepare(ctx: &Ctx, host: &Host, machine: LabMachine, more: &[&str]) -> Result<Self> {
+        Ok(Self { qemu: Qemu::prepare(ctx, host)?, guest: rootfs::prepare(ctx, machine, more)? })
     }
 }
 
 /// `cargo xtask lab …`.
 pub fn run(ctx: &Ctx, args: &LabArgs) -> Result<ExitCode> {
-    let session = Session::of(ctx, args.machine);
+    let machine = args.machine.unwrap_or(LabMachine::Powernv9);
+    let session = Session::of(ctx, machine);
     match &args.chore {
-        LabChore::Up => up(ctx, &session)?,
+        LabChore::Up => up(ctx, machine, &session)?,
         LabChore::Run { command, seconds } => {
             ensure!(!command.is_empty(), "give a command after `--`");
             let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
@@ -101,15 +104,15 @@ pub fn run(ctx: &Ctx, args: &LabArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(ctx: &Ctx, session: &Session) -> Result<()> {
+fn up(ctx: &Ctx, machine: LabMachine, session: &Session) -> Result<()> {
     let (programs, parts) = {
         let _lock = ctx.lock()?;
         let host = Host::detect()?;
         setup::ensure_packages(ctx, &host)?;
-        (Programs::prepare(ctx, &host)?, Parts::prepare(ctx, &host, &[])?)
+        (Programs::prepare(ctx, &host, true)?, Parts::prepare(ctx, &host, machine, &[])?)
     };
     ensure!(!session.is_up(), "the lab runs already: `cargo xtask lab down` ends it");
-    programs.publish(&session.products())?;
+    programs.publish(&session.products(), |_| true)?;
     session.boot(ctx, &parts.qemu, &parts.guest, false)?;
     install(session)?;
     ctx.ui.line("lab", "`cargo xtask lab run -- COMMAND`, `cargo xtask lab shell`, `cargo xtask lab down`");

@@ -28,13 +28,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds what is missing.
-    pub fn prepare(ctx: &Ctx, host: &Host) -> Result<Self> {
+    /// Builds what is missing; test programs, the longest part, only if they are wanted.
+    pub fn prepare(ctx: &Ctx, host: &Host, tests: bool) -> Result<Self> {
         let tools = toolchain::prepare(ctx, host)?;
         let packages: Vec<&str> = HOST_PACKAGES.iter().flat_map(|name| ["-p", name]).collect();
         let built = guest::cargo_build(ctx, &tools, "ppc64le", &packages, Linkage::Dynamic)?;
         let mut files: Vec<(String, PathBuf)> = PROGRAMS.iter().map(|name| (format!("bin/{name}"), built.join(name))).collect();
-        for (package, prefix) in TESTED {
+        for (package, prefix) in TESTED.iter().filter(|_| tests) {
             for test in build_tests(ctx, &tools, package)? {
                 files.push((format!("tests/{prefix}-{}", test.target.name), test.executable));
             }
@@ -66,10 +66,10 @@ impl Programs {
         file.map(|(_, path)| path.as_path()).with_context(|| format!("{name} is not among the lab's files"))
     }
 
-    /// Puts everything below `dir`, where the lab finds it, and nothing else.
-    pub fn publish(&self, dir: &Path) -> Result<()> {
+    /// Puts what is wanted below `dir`, where the lab finds it, and nothing else.
+    pub fn publish(&self, dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         remove_tree(dir)?;
-        for (name, source) in &self.files {
+        for (name, source) in self.files.iter().filter(|(name, _)| wanted(name)) {
             let target = dir.join(name);
             fs::create_dir_all(target.parent().context("a file has a directory")?)?;
             fs::copy(source, &target).with_context(|| format!("copy {} to {}", source.display(), target.display()))?;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::apt::{AptRoot, Deb, Suite};
 use crate::cache::{Inputs, digest, remove_tree};
+use crate::cli::LabMachine;
 use crate::ctx::{Ctx, Step};
 use crate::initramfs::{Archive, Node};
 use crate::run::{Log, capture};
@@ -21,6 +22,8 @@ const RELEASE: &str = "trixie";
 const RECIPE: &str = "1";
 /// Debian's kernel with pages of 64 KiB; one with 4 KiB pages cannot back a guest's larger ones.
 const KERNEL: &str = "linux-image-powerpc64le-64k";
+/// The one with 4 KiB pages, for the host that says so.
+const SMALL_KERNEL: &str = "linux-image-powerpc64le";
 /// Tools, and the engine that the shim works for.
 const PACKAGES: &[&str] = &[
     "base-files",
@@ -71,17 +74,21 @@ pub struct Guest {
 }
 
 /// Makes or finds it, with packages `more` on the disk besides the usual ones.
-pub fn prepare(ctx: &Ctx, more: &[&str]) -> Result<Guest> {
+pub fn prepare(ctx: &Ctx, machine: LabMachine, more: &[&str]) -> Result<Guest> {
     let apt = AptRoot::open(ctx, Suite { release: RELEASE.into(), arch: "ppc64el".into(), security: false })?;
     // The package of this name is empty and depends on the newest kernel.
-    let kernel = apt.depends(KERNEL)?;
-    let kernel = kernel.iter().find(|name| name.starts_with("linux-image-")).with_context(|| format!("{KERNEL} is empty"))?;
+    let (package, step) = match machine {
+        LabMachine::Powernv9With4k => (SMALL_KERNEL, "lab-boot-4k"),
+        _ => (KERNEL, "lab-boot"),
+    };
+    let kernel = apt.depends(package)?;
+    let kernel = kernel.iter().find(|name| name.starts_with("linux-image-")).with_context(|| format!("{package} is empty"))?;
     let kernel = apt.packages(&[kernel])?;
     let system = apt.closure(&[PACKAGES, more].concat())?;
     let boot_inputs = inputs(&kernel).with("init", digest(include_bytes!("init.sh"))).with("modules", MODULES.join(" "));
     let busybox =
         system.iter().find(|deb| deb.file.starts_with("busybox-static_")).context("busybox-static has no file")?.clone();
-    let boot = ctx.step("lab-boot", &boot_inputs.with(&busybox.file, &busybox.sha256), None, |step| {
+    let boot = ctx.step(step, &boot_inputs.with(&busybox.file, &busybox.sha256), None, |step| {
         apt.fetch(&kernel)?;
         apt.fetch(std::slice::from_ref(&busybox))?;
         boot_files(&apt, step, &kernel, &busybox)

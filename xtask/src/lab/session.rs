@@ -115,7 +115,13 @@ impl Session {
         let mut command = qemu.command(lifeline);
         // Paths below this directory stay short: sockets have a limit.
         command.current_dir(&self.dir);
-        command.args(["-machine", self.machine.name(), "-smp", "1", "-m", MEMORY]);
+        let (kind, slots) = emulated(self.machine);
+        let slot = |number: usize| slots.get(number).map(|bus| format!(",bus={bus}")).unwrap_or_default();
+        command.args(["-machine", kind, "-smp", "1", "-m", MEMORY]);
+        if self.machine == LabMachine::Pseries {
+            // QEMU's own choice is a later one, which has another kind of nested KVM.
+            command.args(["-cpu", "power9"]);
+        }
         if self.counted {
             command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
         } else {
@@ -128,12 +134,14 @@ impl Session {
         command.arg("-kernel").arg(&guest.vmlinux).arg("-initrd").arg(&guest.initramfs);
         // One slot behind each root port, and powernv8 has three. What the lab writes to its disk is thrown away.
         command.arg("-drive").arg(format!("if=none,id=disk,file={},format=raw,snapshot=on", guest.disk.display()));
-        command.args(["-device", "virtio-blk-pci,drive=disk,bus=pcie.0"]);
+        command.arg("-device").arg(format!("virtio-blk-pci,drive=disk{}", slot(0)));
         command.args(["-fsdev", "local,id=jobs,path=jobs,security_model=none"]);
-        command.args(["-device", "virtio-9p-pci,fsdev=jobs,mount_tag=jobs,bus=pcie.1"]);
+        command.arg("-device").arg(format!("virtio-9p-pci,fsdev=jobs,mount_tag=jobs{}", slot(1)));
         command.args(["-fsdev", "local,id=products,path=products,security_model=none,readonly=on"]);
-        command.args(["-device", "virtio-9p-pci,fsdev=products,mount_tag=products,bus=pcie.2,addr=0.0,multifunction=on"]);
-        command.args(["-device", "virtio-serial-pci,bus=pcie.2,addr=0.1", "-chardev", "pipe,id=port,path=jobs.fifo"]);
+        let (first, second) = if slots.is_empty() { ("", "") } else { (",addr=0.0,multifunction=on", ",addr=0.1") };
+        command.arg("-device").arg(format!("virtio-9p-pci,fsdev=products,mount_tag=products{}{first}", slot(2)));
+        command.arg("-device").arg(format!("virtio-serial-pci{}{second}", slot(2)));
+        command.args(["-chardev", "pipe,id=port,path=jobs.fifo"]);
         command.args(["-device", "virtserialport,chardev=port,name=jobs"]);
         let log = File::create(self.dir.join("qemu.log")).map_or(Stdio::null(), Stdio::from);
         // Ctrl-C is for the chore, which ends the lab itself.
@@ -274,6 +282,17 @@ fn copy_from(path: &Path, offset: u64, screen: &mut dyn Write) -> Result<u64> {
     screen.write_all(&bytes)?;
     screen.flush()?;
     Ok(bytes.len() as u64)
+}
+
+/// How QEMU makes the machine, and its root ports in order; a partition has one bus for everything.
+fn emulated(machine: LabMachine) -> (&'static str, &'static [&'static str]) {
+    const PORTS: &[&str] = &["pcie.0", "pcie.1", "pcie.2"];
+    match machine {
+        LabMachine::Powernv8 => ("powernv8", PORTS),
+        LabMachine::Powernv9 | LabMachine::Powernv9With4k => ("powernv9", PORTS),
+        LabMachine::Powernv10 => ("powernv10", PORTS),
+        LabMachine::Pseries => ("pseries,cap-nested-hv=on", &[]),
+    }
 }
 
 #[cfg(test)]

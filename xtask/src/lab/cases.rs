@@ -1,0 +1,182 @@
+//! What each lab runs, and what it must say.
+
+use crate::cli::LabMachine;
+
+/// One test program, or one command, run in the lab.
+pub struct Case {
+    pub name: String,
+    /// For the lab's shell; the programs are in /opt/paperboat.
+    pub script: String,
+    /// What the output must contain, besides status 0.
+    expect: &'static [&'static str],
+    pub limit_s: u64,
+    /// Its output is shown as it comes.
+    pub shown: bool,
+}
+
+/// What shows KVM and the machine on it, in the order of what rests on what: name, script, expected words, limit in seconds.
+const BASE: &[(&str, &str, &[&str], u64)] = &[
+    (
+        "the host is told apart",
+        concat!(include_str!("engine.sh"), include_str!("says.sh"), include_str!("hosts.sh")),
+        &["kvm: hash guests", "a container without kvm_hv says so", "a container without the device says so", "pods is 0"],
+        300,
+    ),
+    (
+        "kvm: guests of a few instructions, and the contract of the backends",
+        "/opt/paperboat/tests/kvm-guest --test-threads=1",
+        &["test result: ok.", "who_serves_which_hypercall ... ok"],
+        240,
+    ),
+    (
+        "the kernel boots to a program",
+        "/opt/paperboat/bin/paperboat-vmm run --backend kvm --bare --stats --memory 512M --cmdline 'console=hvc0' \
+            --kernel /opt/paperboat/vmlinux --initrd /opt/paperboat/userland.cpio </dev/null",
+        &["userland reached", "hash-mmu: Initializing hash mmu"],
+        120,
+    ),
+    (
+        "the kernel boots on two CPUs, with devices",
+        "/opt/paperboat/bin/paperboat-vmm run --backend kvm --cpus 2 --memory 256M --cmdline 'console=hvc0' \
+            --kernel /opt/paperboat/vmlinux --initrd /opt/paperboat/userland.cpio </dev/null",
+        &["userland reached", "smp: Brought up 1 node, 2 CPUs"],
+        180,
+    ),
+    (
+        "threads of one core, interrupts presented by the machine, a POWER8",
+        "boot() { /opt/paperboat/bin/paperboat-vmm run --backend kvm --bare --memory 256M --cmdline console=hvc0 \
+            --kernel /opt/paperboat/vmlinux --initrd /opt/paperboat/userland.cpio \"$@\" </dev/null; }
+        boot --cpus 4 --threads 4 && boot --cpus 2 --xics machine && boot --cpu power8",
+        &["smp: Brought up 1 node, 4 CPUs", "smp: Brought up 1 node, 2 CPUs", "POWER8 (architected)"],
+        300,
+    ),
+    (
+        "a container's life through containerd",
+        concat!(include_str!("engine.sh"), include_str!("container.sh")),
+        &["the exit status is 7", "POWER", "an exec's status is 3", "machines left is 0"],
+        600,
+    ),
+];
+
+/// The end-to-end suites that run in the lab as they are, what they leave out there, and how long each may take, in seconds.
+const SUITES: &[(&str, &str, u64)] = &[
+    // Debian's kernels are not in the lab, and only the software CPU repeats itself.
+    ("machine", "--skip stock --skip bit_for_bit", 1800),
+    ("thin_cut", "", 1800),
+    ("tasks", "", 1800),
+    ("pods", "", 1800),
+    ("streams", "", 1800),
+    ("files", "", 900),
+    ("confinement", "", 1800),
+    ("deaths", "", 1800),
+    ("input", "", 1800),
+    ("storage", "", 1800),
+    ("network", "", 1800),
+];
+
+/// Tests of one suite that the routine run does: one of each kind. All of it takes four times as long.
+const ROUTINE: &str = "thin_cut a_command_runs_in a_missing_kernel a_guest_that_panics_while_it_works a_shim_that_is_killed";
+
+/// The scripts of cases.
+pub const SCRIPTS: [&str; 5] = [
+    include_str!("engine.sh"),
+    include_str!("says.sh"),
+    include_str!("hosts.sh"),
+    include_str!("unable.sh"),
+    include_str!("container.sh"),
+];
+
+/// Where the suites find everything in the lab.
+const PLACES: &str = "export PAPERBOAT_BACKEND=kvm PAPERBOAT_BIN=/opt/paperboat/bin PAPERBOAT_KERNEL=/opt/paperboat/vmlinux \
+    PAPERBOAT_INITRAMFS=/opt/paperboat/initramfs.cpio PAPERBOAT_SHELL=/opt/paperboat/shell.cpio PAPERBOAT_PROBES=/opt/paperboat/probes \
+    PAPERBOAT_HOSTILE=/opt/paperboat/hostile.cpio \
+    PAPERBOAT_IMAGES=/opt/paperboat/images PAPERBOAT_CONTAINERD_BIN=/usr/bin \
+    PAPERBOAT_RUNC_BIN=/usr/sbin PATH=/opt/paperboat/bin:$PATH";
+
+/// One end-to-end test program with its arguments.
+fn suite(name: &str, arguments: &str, limit_s: u64) -> Case {
+    Case {
+        name: format!("end-to-end: {name}"),
+        script: format!("{PLACES}\n/opt/paperboat/tests/e2e-{name} --test-threads=1 {arguments}"),
+        expect: &["test result: ok."],
+        limit_s,
+        shown: true,
+    }
+}
+
+/// Every end-to-end suite.
+pub fn suites() -> impl Iterator<Item = Case> {
+    SUITES.iter().map(|&(name, less, limit)| suite(name, &format!("--skip slow:: {less}"), limit))
+}
+
+/// What a machine runs.
+pub fn of(machine: LabMachine, all: bool) -> Vec<Case> {
+    if LabMachine::UNABLE.contains(&machine) {
+        return vec![unable(machine)];
+    }
+    let base = BASE.iter().map(|&(name, script, expect, limit_s)| Case {
+        name: name.into(),
+        script: script.into(),
+        expect,
+        limit_s,
+        shown: false,
+    });
+    if all {
+        base.chain(suites()).collect()
+    } else {
+        let (name, tests) = ROUTINE.split_once(' ').unwrap_or((ROUTINE, ""));
+        base.chain([suite(name, tests, 600)]).collect()
+    }
+}
+
+/// What a host says that cannot run hash guests: `paperboat check`, the machine's own probe, and the creation of a container.
+fn unable(machine: LabMachine) -> Case {
+    let words = if machine == LabMachine::Pseries { "bare-metal (powernv) host" } else { "kernel of 64 KiB pages" };
+    Case {
+        name: format!("{} says why it cannot", machine.name()),
+        script: format!("WORDS='{words}'\n{}{}{}", include_str!("engine.sh"), include_str!("says.sh"), include_str!("unable.sh")),
+        expect: &["the probe says so", "the check says so", "a container says so", "pods is 0"],
+        limit_s: 300,
+        shown: true,
+    }
+}
+
+/// Whether a file of this name in the lab is one that these cases use: of the test programs, those that they run.
+pub fn used(cases: &[Case], name: &str) -> bool {
+    !name.starts_with("tests/") || cases.iter().any(|case| case.script.contains(&format!("/opt/paperboat/{name} ")))
+}
+
+impl Case {
+    /// What is wrong with how it ended.
+    pub fn problem(&self, status: i32, output: &str) -> Option<String> {
+        if status != 0 {
+            return Some(format!("exit status {status}:\n{output}"));
+        }
+        let missing = self.expect.iter().find(|words| !output.contains(*words))?;
+        Some(format!("{missing:?} is not in:\n{output}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_routine_run_is_a_part_of_everything() {
+        let (routine, all) = (of(LabMachine::Powernv9, false), of(LabMachine::Powernv9, true));
+        assert_eq!(all.len(), BASE.len() + SUITES.len());
+        for case in &routine {
+            assert!(all.iter().any(|of_all| of_all.name == case.name), "{}", case.name);
+        }
+        assert!(used(&routine, "tests/e2e-thin_cut") && used(&routine, "tests/kvm-guest") && used(&routine, "bin/paperboat"));
+        assert!(!used(&routine, "tests/e2e-storage") && used(&all, "tests/e2e-storage"));
+    }
+
+    #[test]
+    fn a_case_needs_status_and_words() {
+        let case = Case { name: String::new(), script: String::new(), expect: &["one", "two"], limit_s: 1, shown: false };
+        assert_eq!(case.problem(0, "one two"), None);
+        assert!(case.problem(1, "one two").unwrap().contains("exit status 1"));
+        assert!(case.problem(0, "one").unwrap().contains("\"two\" is not in"));
+    }
+}
