@@ -79,9 +79,12 @@ impl Host {
         let bin = setup.containerd.directory()?;
         let lock = File::create(std::env::temp_dir().join("paperboat-e2e.lock")).map_err(io("lock file"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io("lock")(errno.into()))?;
+        // The lock is ours, so nobody else's fixture is in use.
+        leaks::remove_abandoned(&std::env::temp_dir());
+        leaks::remove_cgroups(leaks::NAMESPACE_PREFIX);
         // Short: unix sockets live below it.
-        let directory = tempfile::Builder::new().prefix("pb-").tempdir().map_err(io("temporary directory"))?;
-        let namespace = format!("e2e-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        let directory = tempfile::Builder::new().prefix(leaks::PREFIX).tempdir().map_err(io("temporary directory"))?;
+        let namespace = format!("{}{}-{}", leaks::NAMESPACE_PREFIX, std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
         write_configuration(&products, directory.path(), setup)?;
         let containerd = spawn_containerd(&products, &bin, directory.path())?;
         let mut host = Self { products, bin, directory: Some(directory), containerd, namespace, _one_at_a_time: lock };
@@ -273,7 +276,7 @@ pub fn image(name: &str) -> String {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // A test that failed may leave pods: their processes know this directory.
+        // A test that failed may leave pods: their processes know this directory, their control groups bear its namespace.
         for pid in leaks::processes_of(self.directory(), self.containerd.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
@@ -281,12 +284,12 @@ impl Drop for Host {
         let _ = self.containerd.wait();
         let Some(directory) = self.directory.take() else { return };
         if std::env::var_os("PAPERBOAT_E2E_KEEP").is_some() {
+            let _ = std::fs::write(directory.path().join(leaks::KEPT), "");
             eprintln!("kept: {}", directory.keep().display());
             return;
         }
-        for mount in leaks::mounts_below(directory.path()).iter().rev() {
-            let _ = nix::mount::umount2(mount.as_str(), nix::mount::MntFlags::MNT_DETACH);
-        }
+        leaks::unmount_below(directory.path());
+        leaks::remove_cgroups(&self.namespace);
         if let Err(error) = directory.close() {
             eprintln!("the fixture's directory stays: {error}");
         }

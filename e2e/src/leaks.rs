@@ -17,6 +17,15 @@ const POLL: Duration = Duration::from_millis(50);
 /// Directories below a cgroup hierarchy looked at: guards against a loop of links.
 const MAX_DEPTH: usize = 12;
 
+/// Beginning of the name of a fixture's directory.
+pub(crate) const PREFIX: &str = "pb-";
+
+/// A file in a fixture's directory that is to stay.
+pub(crate) const KEPT: &str = "kept";
+
+/// Beginning of the name of a fixture's containerd namespace, which is in the names of its control groups.
+pub(crate) const NAMESPACE_PREFIX: &str = "e2e-";
+
 /// One look at the machine; each entry names one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftovers(BTreeSet<String>);
@@ -102,6 +111,46 @@ pub fn mounts_below(directory: &Path) -> Vec<String> {
     points.filter(|point| Path::new(point).starts_with(directory)).map(str::to_owned).collect()
 }
 
+/// Takes down every mount below a directory.
+pub(crate) fn unmount_below(directory: &Path) {
+    for mount in mounts_below(directory).iter().rev() {
+        let _ = nix::mount::umount2(mount.as_str(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Removes the empty control groups with this in their path, deepest first.
+pub(crate) fn remove_cgroups(name: &str) {
+    let mut found = BTreeSet::new();
+    for hierarchy in children(Path::new("/sys/fs/cgroup")) {
+        cgroups_named(&hierarchy, name, false, MAX_DEPTH, &mut found);
+    }
+    for entry in found.iter().rev().filter(|entry| is_fixtures(entry)) {
+        // One with processes in it stays.
+        let _ = fs::remove_dir(entry.trim_start_matches("cgroup "));
+    }
+}
+
+/// Whether a control group's path has a part that begins as a fixture's namespace does, prefix and process id.
+fn is_fixtures(path: &str) -> bool {
+    let numbered =
+        |part: &str| part.strip_prefix(NAMESPACE_PREFIX).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    path.split('/').any(numbered)
+}
+
+/// Clears away the directories in `temporary` of fixtures whose process was killed, with their mounts: no process uses them. Who calls
+/// this holds the lock that lets one fixture be at a time.
+pub(crate) fn remove_abandoned(temporary: &Path) {
+    let abandoned = |directory: &PathBuf| {
+        let named = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        let fixtures = named && directory.join("containerd.toml").exists() && !directory.join(KEPT).exists();
+        fixtures && processes_of(directory, 0).is_empty()
+    };
+    for directory in children(temporary).into_iter().filter(abandoned) {
+        unmount_below(&directory);
+        let _ = fs::remove_dir_all(directory);
+    }
+}
+
 fn sockets_below(containerd: u32, directory: &Path) -> BTreeSet<String> {
     // /proc/PID/net/unix shows the sockets of that process's network namespace: containerd's, where the shims are too.
     let table = fs::read_to_string(format!("/proc/{containerd}/net/unix")).unwrap_or_default();
@@ -159,6 +208,30 @@ mod tests {
         assert!(!processes_of(directory.path(), child.id()).contains(&pid));
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn only_a_fixtures_groups_are_removed() {
+        assert!(is_fixtures("cgroup /sys/fs/cgroup/memory/e2e-17-0/first") && is_fixtures("/c/e2e.slice/e2e-17.slice"));
+        assert!(!is_fixtures("/c/e2e-tests") && !is_fixtures("/c/my-e2e-17-0"));
+    }
+
+    #[test]
+    fn what_a_killed_fixture_left_is_removed_unless_it_is_in_use_or_kept() {
+        let temporary = tempfile::tempdir().unwrap();
+        let make = || tempfile::Builder::new().prefix(PREFIX).tempdir_in(temporary.path()).unwrap();
+        let (left, used, kept) = (make(), make(), make());
+        for directory in [&left, &used, &kept] {
+            fs::write(directory.path().join("containerd.toml"), "").unwrap();
+        }
+        fs::write(kept.path().join(KEPT), "").unwrap();
+        let log = fs::File::create(used.path().join("log")).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("100").stdout(log).spawn().unwrap();
+        remove_abandoned(temporary.path());
+        let there = [&left, &used, &kept].map(|directory| directory.path().exists());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(there, [false, true, true]);
     }
 
     #[test]

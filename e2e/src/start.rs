@@ -15,7 +15,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::host::{Host, RUNTIME, image};
-use crate::{Error, io};
+use crate::{Error, Running, io};
 
 /// Programs added in one measurement: the kernel counts processor time of living processes in hundredths of a second.
 const EXECS: usize = 10;
@@ -67,6 +67,7 @@ pub fn measure(runs: usize, peer: &[String]) -> Result<Vec<Sample>, Error> {
     nix::sys::prctl::set_child_subreaper(true).map_err(|errno| io("become the reaper")(errno.into()))?;
     let mut samples = starts(runs, peer)?;
     samples.push(idle(runs)?);
+    samples.extend(agent()?);
     samples.push(execs(runs)?);
     samples.extend(parallel()?);
     Ok(samples)
@@ -150,6 +151,19 @@ fn idle(runs: usize) -> Result<Sample, Error> {
         reap_shims()?;
     }
     Ok(sample)
+}
+
+/// The agent's program, and what of it is resident in a guest with one container: as a container sees it that shares its processes.
+fn agent() -> Result<[Sample; 2], Error> {
+    let host = Host::start()?;
+    let guest = Running::start(&host, "guest", &["--privileged", "--with-ns", "pid:/proc/1/ns/pid"], &["sleep", "1000"])?;
+    let text = guest.shell("agent", "wc -c < /proc/1/exe; grep VmRSS /proc/1/status")?;
+    guest.remove()?;
+    reap_shims()?;
+    let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [program, resident_kib] = numbers[..] else { return Err(failed("the agent's size", text)) };
+    let sample = |figure, value| Sample { values: vec![value], ..Sample::new(figure) };
+    Ok([sample("start.agent.program_bytes", program), sample("start.agent.resident_bytes", resident_kib * 1024.0)])
 }
 
 /// Processor time of one added `true`, client, containerd and shim included, beside runc's.

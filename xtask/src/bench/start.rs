@@ -84,6 +84,8 @@ fn figures(samples: &Samples) -> Result<Vec<Figure>> {
     figures.push(plain("start.agent_ready.guest_instructions", "instructions", Goal::AtMost(60e6))?);
     figures.push(plain("start.container.guest_instructions", "instructions", Goal::AtMost(20e6))?);
     figures.push(plain("start.idle_pod.pss_bytes", "bytes", Goal::AtMost((64 << 20) as f64))?);
+    figures.push(plain("start.agent.program_bytes", "bytes", Goal::AtMost(8e6))?);
+    figures.push(plain("start.agent.resident_bytes", "bytes", Goal::AtMost((10 << 20) as f64))?);
     figures.extend(ratio("start.exec.ratio", "start.exec.cpu_seconds", "s", "runc", Goal::AtMost(3.0))?);
     figures.extend(ratio(
         "start.parallel.per_pod_ratio",
@@ -102,7 +104,7 @@ mod tests {
 
     const OUTPUT: &str = "noise\nfigure start.ctr_run.cpu_seconds 0.5,0.7,0.6 1.2,1.2,1.2\n\
         figure start.agent_ready.guest_instructions 24000000 \nfigure start.container.guest_instructions 13000000 \n\
-        figure start.idle_pod.pss_bytes 60000000 \nfigure start.exec.cpu_seconds 0.08 0.02\n\
+        figure start.idle_pod.pss_bytes 60000000 \nfigure start.agent.program_bytes 6000000 \nfigure start.agent.resident_bytes 5000000 \nfigure start.exec.cpu_seconds 0.08 0.02\n\
         figure start.parallel.wall_seconds 4,5,6 1\nfigure start.parallel.cpu_seconds 0.5 0.4\n";
 
     #[test]
