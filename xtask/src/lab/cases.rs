@@ -72,10 +72,16 @@ const SUITES: &[(&str, &str, u64)] = &[
     ("input", "", 1800),
     ("storage", "", 1800),
     ("network", "", 1800),
+    // How far CRI and Docker go is shown with the software CPU; here, that their pods run under KVM.
+    ("cri", "a_pod_runs_several a_container_is_looked_after", 900),
+    ("docker", "a_container_runs_in a_container_lives_in networks_connect_with_docker_26", 900),
 ];
 
-/// Tests of one suite that the routine run does: one of each kind. All of it takes four times as long.
-const ROUTINE: &str = "thin_cut a_command_runs_in a_missing_kernel a_guest_that_panics_while_it_works a_shim_that_is_killed";
+/// Tests of a suite that the routine run does: one of each kind. All of the first takes four times as long.
+const ROUTINE: &[(&str, &str)] = &[
+    ("thin_cut", "a_command_runs_in a_missing_kernel a_guest_that_panics_while_it_works a_shim_that_is_killed"),
+    ("cri", "a_container_is_looked_after_while_it_runs"),
+];
 
 /// The scripts of cases.
 pub const SCRIPTS: [&str; 5] = [
@@ -91,7 +97,7 @@ const PLACES: &str = "export PAPERBOAT_BACKEND=kvm PAPERBOAT_BIN=/opt/paperboat/
     PAPERBOAT_INITRAMFS=/opt/paperboat/initramfs.cpio PAPERBOAT_SHELL=/opt/paperboat/shell.cpio PAPERBOAT_PROBES=/opt/paperboat/probes \
     PAPERBOAT_HOSTILE=/opt/paperboat/hostile.cpio \
     PAPERBOAT_IMAGES=/opt/paperboat/images PAPERBOAT_CONTAINERD_BIN=/usr/bin \
-    PAPERBOAT_RUNC_BIN=/usr/sbin PATH=/opt/paperboat/bin:$PATH";
+    PAPERBOAT_RUNC_BIN=/usr/sbin PAPERBOAT_CNI_BIN=/usr/lib/cni PAPERBOAT_DOCKER_26=/usr PATH=/opt/paperboat/bin:$PATH";
 
 /// One end-to-end test program with its arguments.
 fn suite(name: &str, arguments: &str, limit_s: u64) -> Case {
@@ -124,8 +130,7 @@ pub fn of(machine: LabMachine, all: bool) -> Vec<Case> {
     if all {
         base.chain(suites()).collect()
     } else {
-        let (name, tests) = ROUTINE.split_once(' ').unwrap_or((ROUTINE, ""));
-        base.chain([suite(name, tests, 600)]).collect()
+        base.chain(ROUTINE.iter().map(|&(name, tests)| suite(name, tests, 600))).collect()
     }
 }
 
@@ -168,8 +173,13 @@ mod tests {
         for case in &routine {
             assert!(all.iter().any(|of_all| of_all.name == case.name), "{}", case.name);
         }
-        assert!(used(&routine, "tests/e2e-thin_cut") && used(&routine, "tests/kvm-guest") && used(&routine, "bin/paperboat"));
-        assert!(!used(&routine, "tests/e2e-storage") && used(&all, "tests/e2e-storage"));
+        assert!(
+            used(&routine, "tests/e2e-thin_cut")
+                && used(&routine, "tests/e2e-cri")
+                && used(&routine, "tests/kvm-guest")
+                && used(&routine, "bin/paperboat")
+        );
+        assert!(!used(&routine, "tests/e2e-storage") && used(&all, "tests/e2e-storage") && used(&all, "tests/e2e-docker"));
     }
 
     #[test]

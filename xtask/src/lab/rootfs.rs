@@ -19,32 +19,37 @@ use crate::run::{Log, capture};
 /// The release that the lab is made of.
 const RELEASE: &str = "trixie";
 /// Raised when the recipe changes.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// Debian's kernel with pages of 64 KiB; one with 4 KiB pages cannot back a guest's larger ones.
 const KERNEL: &str = "linux-image-powerpc64le-64k";
 /// The one with 4 KiB pages, for the host that says so.
 const SMALL_KERNEL: &str = "linux-image-powerpc64le";
-/// Tools, and the engine that the shim works for.
+/// Tools, and the engines that the shim works for.
 const PACKAGES: &[&str] = &[
     "base-files",
     "base-passwd",
     "bsdutils",
     "busybox-static",
     "containerd",
+    "containernetworking-plugins",
     "coreutils",
     "dash",
+    "docker-cli",
+    "docker.io",
     "findutils",
     "grep",
     "iproute2",
+    "iptables",
     "libc-bin",
     "mawk",
     "mount",
     "procps",
     "runc",
     "sed",
+    "tini",
     "util-linux",
 ];
-/// What the lab's disk, share and containers need, and KVM; what these depend on is found in them.
+/// What the lab's disk, share, containers and Docker's firewall need, and KVM; what these depend on is found in them.
 const MODULES: &[&str] = &[
     "virtio_blk",
     "ext4",
@@ -59,8 +64,27 @@ const MODULES: &[&str] = &[
     "sch_ingress",
     "cls_u32",
     "act_mirred",
+    "nf_tables",
+    "nft_compat",
+    "nft_chain_nat",
+    "nf_nat",
+    "nf_conntrack_netlink",
+    "xt_addrtype",
+    "xt_conntrack",
+    "xt_MASQUERADE",
+    "xt_comment",
+    "xt_mark",
+    "xt_nat",
+    "xt_tcpudp",
 ];
-/// Size of the disk, of which packages fill a tenth.
+/// Names that packages' scripts would make.
+const LINKS: [(&str, &str); 4] = [
+    ("usr/bin/sh", "dash"),
+    ("usr/bin/awk", "mawk"),
+    ("usr/sbin/iptables", "xtables-nft-multi"),
+    ("usr/sbin/ip6tables", "xtables-nft-multi"),
+];
+/// Size of the disk, of which packages fill a quarter.
 const DISK_BYTES: u64 = 2 << 30;
 
 /// What the lab boots.
@@ -196,7 +220,9 @@ fn disk(apt: &AptRoot<'_>, step: &mut Step, debs: &[Deb]) -> Result<()> {
         fs::copy(root.join(from), root.join(to)).with_context(|| format!("copy {from}"))?;
     }
     fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
-    for (link, target) in [("usr/bin/sh", "dash"), ("usr/bin/awk", "mawk")] {
+    // The CRI plugin copies it for pods. The lab reaches no name server.
+    fs::write(root.join("etc/resolv.conf"), "")?;
+    for (link, target) in LINKS {
         if !root.join(link).exists() {
             symlink(target, root.join(link))?;
         }
