@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use paperboat_e2e::host::image;
 use paperboat_e2e::{Host, Running, expect};
+use rustix::fs::XattrFlags;
 
 /// What a running container does shows on the host within this time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -143,6 +144,19 @@ fn another_snapshotter_serves_as_well() {
     expect::nothing_left(&host, &before);
 }
 
+/// A file's extended attributes of users.
+fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut names = [0; 4096];
+    let length = rustix::fs::listxattr(path, &mut names[..]).unwrap();
+    let names = names[..length].split(|byte| *byte == 0).map(|name| String::from_utf8(name.to_vec()).unwrap());
+    let read = |name: String| {
+        let mut value = [0; 4096];
+        let length = rustix::fs::getxattr(path, &name, &mut value[..]).unwrap();
+        (name, value[..length].to_vec())
+    };
+    names.filter(|name| name.starts_with("user.")).map(read).collect()
+}
+
 #[test]
 fn files_keep_what_they_are_both_ways() {
     let host = host();
@@ -155,6 +169,9 @@ fn files_keep_what_they_are_both_ways() {
     fs::hard_link(&made, volume.join("from-host-too")).unwrap();
     symlink("from-host", volume.join("link")).unwrap();
     fs::File::create(volume.join("holes")).unwrap().set_len(1 << 30).unwrap();
+    // A value may hold any byte, and none.
+    rustix::fs::setxattr(&made, "user.colour", b"red\0\xff", XattrFlags::CREATE).unwrap();
+    rustix::fs::setxattr(&made, "user.empty", b"", XattrFlags::CREATE).unwrap();
     let listener = std::os::unix::net::UnixListener::bind(volume.join("host.sock")).unwrap();
     let before = host.leftovers();
     let script = r#"
@@ -163,6 +180,9 @@ os.chdir("/v")
 s = os.stat("from-host")
 assert (s.st_uid, s.st_gid, stat.S_IMODE(s.st_mode), s.st_nlink) == (1234, 5678, 0o4751, 2), s
 assert os.stat("from-host-too").st_ino == s.st_ino and os.readlink("link") == "from-host"
+assert sorted(os.listxattr("from-host")) == ["user.colour", "user.empty"], os.listxattr("from-host")
+assert os.getxattr("from-host", "user.colour") == b"red\0\xff" and os.getxattr("from-host", "user.empty") == b""
+os.removexattr("from-host", "user.empty"); os.setxattr("from-host", "user.colour", b"green", os.XATTR_REPLACE)
 s = os.stat("holes")
 assert s.st_size == 1 << 30 and s.st_blocks < 100, s
 fd = os.open("guest", os.O_CREAT | os.O_RDWR)
@@ -193,6 +213,8 @@ print("all kept")
     assert_eq!((guest.uid(), guest.gid(), guest.mode() & 0o7777, guest.nlink()), (42, 43, 0o2640, 2));
     assert_eq!((guest.mtime(), guest.mtime_nsec()), (1_234_567_891, 234_567_891));
     assert_eq!(fs::metadata(volume.join("guest-too")).unwrap().ino(), guest.ino());
+    assert_eq!(xattrs(&volume.join("guest")), [("user.colour".to_owned(), b"blue".to_vec())]);
+    assert_eq!(xattrs(&made), [("user.colour".to_owned(), b"green".to_vec())]);
     assert_eq!(fs::read_link(volume.join("guest-link")).unwrap(), Path::new("guest"));
     assert_eq!(fs::read(volume.join("guest")).unwrap(), b"guest");
     let holes = fs::metadata(volume.join("guest-holes")).unwrap();
