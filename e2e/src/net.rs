@@ -36,7 +36,7 @@ impl Net {
         let net = Self { name, pods: Vec::new() };
         sh(&format!("ip netns add {}", net.name))?;
         net.inside(
-            "ip link set lo up; ip link add sw0 mtu 1400 type bridge; ip link set sw0 up
+            "ip link set lo up; ip link add sw0 address 02:00:00:00:88:01 mtu 1400 type bridge; ip link set sw0 up
              ip address add 10.88.0.1/24 dev sw0; ip address add fd88::1/64 dev sw0 nodad",
         )?;
         Ok(net)

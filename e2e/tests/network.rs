@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,50 @@ fn host() -> Host {
 /// `ctr run`'s option for a namespace.
 fn in_namespace(path: &std::path::Path) -> String {
     format!("network:{}", path.display())
+}
+
+/// Waits until containerd's network namespace has nothing of pods left: the kernel takes a namespace's interfaces down some time after its last
+/// process has left.
+#[track_caller]
+fn expect_no_links(host: &Host) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut list = host.command_inside("sh");
+        list.args(["-ec", "ip -o link; tc qdisc show; iptables-save; ip6tables-save"]);
+        let listed = finish(list, PATIENCE).unwrap();
+        expect::code(host, &listed, 0);
+        if !["veth", "hook0", "paperboat", "ingress", "\n-A "].iter().any(|name| listed.stdout.contains(name)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left behind: {}", listed.stdout);
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Has `ctr run --cni` make interfaces on bridge `cni0`, with an address of each of the ranges and with these routes.
+fn describe_cni(host: &Host, ranges: &str, routes: &str) {
+    let directory = host.directory().display();
+    let network = format!(
+        r#"{{"cniVersion": "0.4.0", "name": "ctr", "plugins": [{{"type": "bridge", "bridge": "cni0", "isGateway": true,
+            "ipam": {{"type": "host-local", "dataDir": "{directory}/ipam", "ranges": [{ranges}], "routes": [{routes}]}}}}]}}"#
+    );
+    std::fs::create_dir_all(host.directory().join("networks")).unwrap();
+    std::fs::write(host.directory().join("networks/10-ctr.conflist"), network).unwrap();
+}
+
+/// The same command in a mount namespace of its own, which has the plug-ins and the network in the two places where `ctr` looks for them.
+fn with_cni(host: &Host, run: &Command) -> Command {
+    let places = format!(
+        "layers=$(mktemp -d -p {directory}); mkdir $layers/upper $layers/work
+         mount -t overlay overlay -o lowerdir=/etc,upperdir=$layers/upper,workdir=$layers/work /etc
+         mkdir -p /etc/cni/net.d; mount --bind {directory}/networks /etc/cni/net.d
+         mount -t tmpfs tmpfs /opt; mkdir -p /opt/cni/bin; mount --bind {plugins} /opt/cni/bin; exec \"$@\"",
+        directory = host.directory().display(),
+        plugins = products::cni().unwrap().display()
+    );
+    let mut command = host.command_inside("unshare");
+    command.args(["--mount", "sh", "-ec", &places, "sh"]).arg(run.get_program()).args(run.get_args());
+    command
 }
 
 /// Fails if something of ours is in a pod's namespace.
@@ -106,6 +152,16 @@ fn a_pod_has_what_its_namespace_has() {
     expect::nothing_left(&host, &before);
 }
 
+/// Waits for a file that a container makes.
+#[track_caller]
+fn wait_for_mark(marks: &std::path::Path, name: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !marks.join(name).exists() {
+        assert!(Instant::now() < deadline, "waited in vain for {name}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn interfaces_come_and_go_while_a_pod_runs() {
     let host = host();
@@ -115,8 +171,10 @@ fn interfaces_come_and_go_while_a_pod_runs() {
     let marks = host.directory().join("marks");
     std::fs::create_dir(&marks).unwrap();
     let mount = format!("type=bind,src={},dst=/marks,options=rbind:rw", marks.display());
-    // It waits until the new cable is there, then until it is gone.
+    // It waits until the new cable is there, until the old one is another, then until the new one is gone.
     let script = "until ip -o address show dev eth1 2>/dev/null | grep 10.88.1.4; do sleep 1; done; echo came; touch /marks/came
+        until [ \"$(cat /sys/class/net/eth0/mtu /sys/class/net/eth0/address | xargs)\" = '1300 02:00:00:00:13:00' ]; do sleep 1; done
+        until ping -c 1 -s 1200 -W 10 10.88.0.1 >/dev/null; do sleep 1; done; echo changed; touch /marks/changed
         while ip link show eth1 >/dev/null 2>&1; do sleep 1; done; echo went; ping -c 1 -W 30 10.88.0.1 >/dev/null && echo still here";
     thread::scope(|scope| {
         let namespace = in_namespace(&pod);
@@ -130,15 +188,14 @@ fn interfaces_come_and_go_while_a_pod_runs() {
         net.plug(4, "eth1", "10.88.1.4/24").unwrap();
         host.wait_for_log(&["network interface eth1 is in slot 1"]).unwrap();
         net.inside("ip address add 10.88.1.1/24 dev sw0; busybox ping -c 1 -W 60 10.88.1.4").unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while !marks.join("came").exists() {
-            assert!(Instant::now() < deadline, "the container does not see eth1");
-            thread::sleep(Duration::from_millis(50));
-        }
+        wait_for_mark(&marks, "came");
+        // Whoever made the interface gives it another size and another hardware address.
+        net.inside_pod(4, "ip link set eth0 mtu 1300; ip link set eth0 address 02:00:00:00:13:00").unwrap();
+        wait_for_mark(&marks, "changed");
         net.unplug(4, "eth1").unwrap();
         let output = running.join().unwrap().unwrap();
         expect::code(host, &output, 0);
-        expect::words(host, &output.stdout, &["came", "went", "still here"]);
+        expect::words(host, &output.stdout, &["came", "changed", "went", "still here"]);
     });
     expect_clean(&net, 4);
     expect::nothing_left(&host, &before);
@@ -220,38 +277,13 @@ fn hooks_and_cni_set_up_the_namespace_that_the_runtime_makes() {
     assert!(host.directory().join("poststop").exists());
     drop(rootfs);
 
-    // `ctr run --cni` looks in two fixed places: it gets them in a mount namespace of its own.
-    let network = format!(
-        r#"{{"cniVersion": "0.4.0", "name": "ctr", "plugins": [{{"type": "bridge", "bridge": "cni0", "isGateway": true,
-            "ipam": {{"type": "host-local", "dataDir": "{directory}/ipam", "ranges": [[{{"subnet": "10.78.0.0/16"}}]],
-            "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}"#
-    );
-    std::fs::create_dir_all(host.directory().join("cni/etc/cni/net.d")).unwrap();
-    std::fs::write(host.directory().join("cni/etc/cni/net.d/10-ctr.conflist"), network).unwrap();
-    let places = format!(
-        "mkdir {directory}/cni/work; mount -t overlay overlay -o lowerdir=/etc,upperdir={directory}/cni/etc,workdir={directory}/cni/work /etc
-         mount -t tmpfs tmpfs /opt; mkdir -p /opt/cni/bin; mount --bind {plugins} /opt/cni/bin; exec \"$@\"",
-        plugins = products::cni().unwrap().display()
-    );
+    describe_cni(&host, r#"[{"subnet": "10.78.0.0/16"}]"#, r#"{"dst": "0.0.0.0/0"}"#);
     let script = "ip -o address show dev eth0; ip route; ping -c 1 -W 60 10.78.0.1; ip -o link | wc -l";
-    let run = host.run_command(&["--cni"], &image("busybox"), "plugged", &["sh", "-c", script]);
-    let mut command = host.command_inside("unshare");
-    command.args(["--mount", "sh", "-ec", &places, "sh"]).arg(run.get_program()).args(run.get_args());
+    let command = with_cni(&host, &host.run_command(&["--cni"], &image("busybox"), "plugged", &["sh", "-c", script]));
     let output = finish(command, PATIENCE).unwrap();
     expect::code(&host, &output, 0);
     expect::words(&host, &output.stdout, &["10.78.0.", "default via 10.78.0.1 dev eth0", "1 packets received"]);
-    // The kernel takes a namespace's interfaces down some time after its last process has left.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut list = host.command_inside("ip");
-        list.args(["-o", "link"]);
-        let links = finish(list, PATIENCE).unwrap().stdout;
-        if !["veth", "hook0", "paperboat"].iter().any(|name| links.contains(name)) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "left behind: {links}");
-        thread::sleep(Duration::from_millis(100));
-    }
+    expect_no_links(&host);
     expect::nothing_left(&host, &before);
 }
 
@@ -305,5 +337,146 @@ fn a_namespace_without_interfaces_has_loopback_and_the_hosts_is_refused() {
     let refused = host.run_with(&["--with-ns", &by_path], &image("busybox"), "sly", &["true"]).unwrap();
     expect::code(&host, &refused, 1);
     expect::words(&host, &refused.stderr, &["the host's own network namespace"]);
+    expect::nothing_left(&host, &before);
+}
+
+/// Where everyone echoes.
+const ECHO_PORT: u16 = 9000;
+/// Bytes of a stream, enough for many windows.
+const STREAM_BYTES: usize = 1_000_000;
+/// Bytes of datagrams; the last ones are in fragments, dozens of them.
+const DATAGRAM_BYTES: [usize; 6] = [1, 1000, 1472, 1473, 9000, 60_000];
+
+/// Answers with what comes, over TCP and UDP, IPv4 and IPv6.
+const ECHO: &str = r#"
+import socket, threading
+def serve(connection):
+    with connection:
+        while data := connection.recv(1 << 18):
+            connection.sendall(data)
+def listen():
+    listener = socket.create_server(("::", 9000), family=socket.AF_INET6, dualstack_ipv6=True)
+    while True:
+        threading.Thread(target=serve, args=(listener.accept()[0],)).start()
+threading.Thread(target=listen).start()
+datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); datagrams.bind(("::", 9000))
+while True:
+    data, peer = datagrams.recvfrom(65536); datagrams.sendto(data, peer)
+"#;
+
+/// Sends to each address a stream and datagrams, and expects each back with its checksum.
+const CALL: &str = r#"
+import hashlib, os, socket, sys, threading, time
+for address in sys.argv[1:]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            stream = socket.create_connection((address, 9000), 60); break
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    sent = os.urandom(1000000)
+    def send():
+        stream.sendall(sent); stream.shutdown(socket.SHUT_WR)
+    threading.Thread(target=send).start()
+    got = bytearray()
+    while data := stream.recv(1 << 18):
+        got += data
+    assert hashlib.sha256(got).digest() == hashlib.sha256(sent).digest(), (address, len(got))
+    for size in (1, 1000, 1472, 1473, 9000, 60000):
+        datagrams = socket.socket(family, socket.SOCK_DGRAM); datagrams.settimeout(5)
+        sent, got = os.urandom(size), None
+        for attempt in range(12): # one may be lost
+            try:
+                datagrams.sendto(sent, (address, 9000)); got = datagrams.recv(65536); break
+            except TimeoutError:
+                print("lost", size, address, file=sys.stderr)
+        assert got == sent, (address, size)
+    print("echoed", address, flush=True)
+"#;
+
+/// What [`ECHO`] does, in the calling thread's network namespace.
+fn serve_echo() -> io::Result<()> {
+    let (listener, datagrams) = (TcpListener::bind(("::", ECHO_PORT))?, UdpSocket::bind(("::", ECHO_PORT))?);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65536];
+        while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
+            let _ = datagrams.send_to(&buffer[..length], peer);
+        }
+    });
+    Ok(())
+}
+
+/// What [`CALL`] does with one address, in the calling thread's network namespace.
+fn call(address: IpAddr) -> io::Result<()> {
+    let to = SocketAddr::new(address, ECHO_PORT);
+    let sent: Vec<u8> = (0_u32..).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).take(STREAM_BYTES).collect();
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut sender = stream.try_clone()?;
+    let data = sent.clone();
+    let sending = thread::spawn(move || sender.write_all(&data).and_then(|()| sender.shutdown(Shutdown::Write)));
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got)?;
+    sending.join().unwrap()?;
+    assert!(got == sent, "{address}: {} bytes", got.len());
+    for size in DATAGRAM_BYTES {
+        let datagrams = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        datagrams.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut buffer = vec![0; 65536];
+        // One may be lost.
+        let length = (0..12).find_map(|_| {
+            datagrams.send_to(&sent[..size], to).ok()?;
+            datagrams.recv(&mut buffer).ok()
+        });
+        assert!(length.is_some_and(|length| buffer[..length] == sent[..size]), "{address}: {size}");
+    }
+    Ok(())
+}
+
+#[test]
+fn pods_of_cni_and_the_host_reach_each_other_by_streams_and_datagrams() {
+    let host = host();
+    host.import("debian", "linux/ppc64le").unwrap();
+    let ranges = r#"[{"subnet": "10.79.0.0/16"}], [{"subnet": "fd79::/64"}]"#;
+    describe_cni(&host, ranges, r#"{"dst": "0.0.0.0/0"}, {"dst": "::/0"}"#);
+    let before = host.leftovers();
+    let run = |id: &str, program: &[&str]| {
+        let command = host.run_command(&["--cni"], &image("debian"), id, &[&["python3", "-c"], program].concat());
+        finish(with_cni(&host, &command), PATIENCE).unwrap()
+    };
+    let leases = || -> Vec<IpAddr> {
+        let files = std::fs::read_dir(host.directory().join("ipam/ctr")).into_iter().flatten().flatten();
+        files.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect()
+    };
+    thread::scope(|scope| {
+        let server = scope.spawn(|| run("server", &[ECHO]));
+        host.wait_for_log(&["container started id=server"]).unwrap();
+        let addresses = leases();
+        assert_eq!(addresses.len(), 2, "one of each family: {addresses:?}");
+        host.inside(serve_echo).unwrap();
+        let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        let mut program = vec![CALL, "10.79.0.1", "fd79::1"];
+        program.extend(texts.iter().map(String::as_str));
+        let client = run("client", &program);
+        expect::code(&host, &client, 0);
+        assert_eq!(client.stdout.lines().count(), 4, "{}", client.stdout);
+        for address in addresses {
+            host.inside(move || call(address)).unwrap();
+        }
+        // It takes the network away as well, and looks for it in the same two places.
+        let kill = with_cni(&host, &host.ctr_command(&["task", "kill", "--signal", "KILL", "server"]));
+        expect::code(&host, &finish(kill, PATIENCE).unwrap(), 0);
+        expect::code(&host, &server.join().unwrap(), 137);
+    });
+    assert_eq!(leases(), [] as [IpAddr; 0]);
+    expect_no_links(&host);
     expect::nothing_left(&host, &before);
 }
