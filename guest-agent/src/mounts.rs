@@ -21,6 +21,10 @@ const ROUNDS_MAX: usize = 16;
 /// Where the kernel is told what to forget.
 pub const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
 
+/// A name that was used since the kernel last looked is spared once, and a round in which all are spared ends the kernel's search: the
+/// second round forgets them, the third what they held.
+const FORGET_ROUNDS: usize = 3;
+
 /// Why a mount could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
@@ -100,7 +104,7 @@ pub fn detach_below(directory: &Path) {
 pub fn forget_files() -> io::Result<()> {
     // 4 keeps the kernel from telling the console each time; 2 is names and inodes (Documentation/admin-guide/sysctl/vm.rst).
     fs::write(DROP_CACHES, "4")?;
-    fs::write(DROP_CACHES, "2")
+    (0..FORGET_ROUNDS).try_for_each(|_| fs::write(DROP_CACHES, "2"))
 }
 
 /// Fifth field of a mountinfo line (proc(5)), its octal escapes undone.
