@@ -4,12 +4,14 @@ use std::cmp::Ordering;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::block::CodeCache;
+use super::copying;
 use super::fixed::compare_bits;
 use super::tlb::PAGE_SIZE;
 use super::uop::{IF_SET, Uop};
 use super::{Cpu, DataMemory, Interrupt, Stop, execute, msr, program};
 use crate::state::State;
 use crate::table::{Op, decode};
+use crate::vector;
 
 /// Why the hot loop returned without an interrupt; `cpu.st.pc` is where execution goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +114,7 @@ fn wanted(cpu: &Cpu) -> bool {
 
 /// Runs one block that starts at `pc`.
 #[inline(always)]
-fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
+pub(super) fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
     macro_rules! r {
         ($n:expr) => {
             cpu.st.gpr[usize::from($n & 31)]
@@ -542,6 +544,21 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
                 let value = cpu.st.vsr[32 + usize::from(rs & 31)];
                 store_quad!(ea, value);
             }
+            Uop::LvxAt { rt, rb } => {
+                facility!(msr::VEC, VecUnavailable);
+                let value = load_quad!(r!(rb) & !15);
+                cpu.st.vsr[32 + usize::from(rt & 31)] = value;
+            }
+            Uop::StvxAt { rs, rb } => {
+                facility!(msr::VEC, VecUnavailable);
+                let value = cpu.st.vsr[32 + usize::from(rs & 31)];
+                store_quad!(r!(rb) & !15, value);
+            }
+            Uop::Vperm { rt, ra, rb, rc } => {
+                facility!(msr::VEC, VecUnavailable);
+                let [a, b, control] = [ra, rb, rc].map(|n| cpu.st.vsr[32 + usize::from(n & 31)]);
+                cpu.st.vsr[32 + usize::from(rt & 31)] = vector::permute(a, b, control);
+            }
             // Two doublewords, the first at the lower address in either byte order.
             Uop::Lxvd2x { xt, ra, rb } => {
                 facility!(msr::VSX, VsxUnavailable);
@@ -574,6 +591,15 @@ fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
             Uop::Bdnz { offset } => {
                 cpu.st.ctr = cpu.st.ctr.wrapping_sub(1);
                 if cpu.st.ctr != 0 {
+                    go!(at!().wrapping_add(i64::from(offset) as u64))
+                }
+            }
+            Uop::CopyingBdnz { kind, offset } => {
+                cpu.st.ctr = cpu.st.ctr.wrapping_sub(1);
+                if cpu.st.ctr != 0 {
+                    if !wanted(cpu) {
+                        copying::repeat(cpu, &uops[..index!()], kind);
+                    }
                     go!(at!().wrapping_add(i64::from(offset) as u64))
                 }
             }
@@ -683,5 +709,7 @@ fn straight(mb: u8, me: u8) -> u64 {
     (u64::MAX >> (mb & 63)) & (u64::MAX << (63 - (me & 63)))
 }
 
+#[cfg(test)]
+pub(super) mod testkit;
 #[cfg(test)]
 mod tests;

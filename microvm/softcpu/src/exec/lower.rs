@@ -43,7 +43,7 @@ pub fn translate(word: Insn, op: Option<Op>, mode: u32, newest: Level) -> (Uop, 
         Op::Branch(op) => branches(op, word),
         Op::System(op) => moves(op, word),
         Op::Float(op) if mode & MODE_LE != 0 => float_storage(op, word),
-        Op::Vmx(op) if mode & MODE_LE != 0 => vector_storage(op, word),
+        Op::Vmx(op) if mode & MODE_LE != 0 => vector(op, word),
         Op::Vsx(op) if mode & MODE_LE != 0 => vsx_storage(op, word),
         _ => None,
     };
@@ -279,12 +279,12 @@ fn float_storage(op: FloatOp, i: Insn) -> Option<Uop> {
     }
 }
 
-fn vector_storage(op: VmxOp, i: Insn) -> Option<Uop> {
+fn vector(op: VmxOp, i: Insn) -> Option<Uop> {
     let (rt, ra, rb) = (i.rt() as u8, i.ra() as u8, i.rb() as u8);
-    if ra == 0 {
-        return None;
-    }
     match op.row().mnemonic {
+        "vperm" => Some(Uop::Vperm { rt, ra, rb, rc: i.bits(21, 25) as u8 }),
+        "lvx" if ra == 0 => Some(Uop::LvxAt { rt, rb }),
+        "stvx" if ra == 0 => Some(Uop::StvxAt { rs: rt, rb }),
         "lvx" => Some(Uop::Lvx { rt, ra, rb }),
         "stvx" => Some(Uop::Stvx { rs: rt, ra, rb }),
         _ => None,

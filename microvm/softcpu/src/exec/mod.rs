@@ -7,6 +7,7 @@ mod atomic;
 mod bcd;
 mod block;
 mod branch;
+mod copying;
 mod fixed;
 mod fuse;
 mod hcall;

@@ -212,6 +212,52 @@ impl Ram {
         true
     }
 
+    /// Loads doublewords that follow each other from `ra` on. Nothing is loaded if they are not all memory; callers have checked.
+    #[inline(always)]
+    pub fn load_doublewords(&self, ra: u64, words: &mut [u64]) {
+        let shift = (ra & 7) as u32 * 8;
+        let count = words.len() + usize::from(shift != 0);
+        let Some(first) = self.at(ra & !7, 8 * count as u64) else { return };
+        // SAFETY: `at` has checked all of `count` doublewords, `k` is below it, and `first` is aligned: the mapping is.
+        let word = |k: usize| unsafe { u64::from_le(AtomicU64::from_ptr(first.cast::<u64>().add(k)).load(Ordering::Relaxed)) };
+        if shift == 0 {
+            for (k, into) in words.iter_mut().enumerate() {
+                *into = word(k);
+            }
+            return;
+        }
+        let mut low = word(0);
+        for (k, into) in words.iter_mut().enumerate() {
+            let high = word(k + 1);
+            *into = low >> shift | high << (64 - shift);
+            low = high;
+        }
+    }
+
+    /// Stores doublewords that follow each other from `ra` on. Nothing is stored if not all of that is memory; callers have checked.
+    #[inline(always)]
+    pub fn store_doublewords(&self, ra: u64, words: &[u64]) {
+        let odd = (ra & 7) as u32;
+        let Some(first) = self.at(ra & !7, 8 * (words.len() as u64 + u64::from(odd != 0))) else { return };
+        let store = |k: usize, word: u64| {
+            // SAFETY: `at` has checked the doublewords up to the last that is stored to, and `first` is aligned: the mapping is.
+            unsafe { AtomicU64::from_ptr(first.cast::<u64>().add(k)).store(word.to_le(), Ordering::Relaxed) }
+        };
+        let (Some(head), Some(tail)) = (words.first(), words.last()) else { return };
+        if odd == 0 {
+            for (k, word) in words.iter().enumerate() {
+                store(k, *word);
+            }
+            return;
+        }
+        let shift = 8 * odd;
+        self.store_unaligned(ra, 8 - odd, *head);
+        for (k, pair) in words.windows(2).enumerate() {
+            store(k + 1, pair[0] >> (64 - shift) | pair[1] << shift);
+        }
+        self.store_unaligned((ra & !7) + 8 * words.len() as u64, odd, tail >> (64 - shift));
+    }
+
     /// Clears `len` bytes at `ra`, both multiples of eight.
     pub fn zero(&self, ra: u64, len: u64) {
         for offset in (0..len).step_by(8) {

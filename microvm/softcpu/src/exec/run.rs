@@ -12,6 +12,7 @@ use crate::table::{Insn, Op, decode};
 use crate::trace::Place;
 
 use super::block::{CodeCache, MAX_BLOCK};
+use super::copying;
 use super::fuse::fuse;
 use super::hcall::{self, Outcome};
 use super::hot::{self, Here, Pause};
@@ -331,7 +332,8 @@ impl Engine {
                 break;
             }
         }
-        fuse(&mut uops[..count]);
+        let copying = copying::mark(&mut uops[..count]);
+        fuse(&mut uops[copying..count]);
         self.code.insert(number, pc % PAGE_SIZE, &uops[..count]);
         Ok(())
     }

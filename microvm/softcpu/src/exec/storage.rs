@@ -234,6 +234,13 @@ impl Storage {
         }
     }
 
+    /// The real addresses that a load at `source` and a store at `destination` lead to, if the soft TLB knows both pages: the rest of each is
+    /// memory too.
+    #[inline(always)]
+    pub fn known(&self, source: u64, destination: u64) -> Option<(u64, u64)> {
+        Some((self.data().load.lookup(source, 1)?, self.data().store.lookup(destination, 1)?))
+    }
+
     /// The decoded code of the page of `ea`, if its fetch translation is known.
     #[inline(always)]
     pub fn fetch_fast(&self, ea: u64, mode: u32) -> Option<u32> {

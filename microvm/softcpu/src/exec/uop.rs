@@ -4,6 +4,7 @@
 //! semantics of their class. A micro-op of its own exists only where the frequency pays for it (64-bit mode; loads and stores
 //! also little-endian), so every path of the machine but this one is the plain one.
 
+use super::copying::Copying;
 use crate::table::{BranchOp, FixedOp, FloatOp, Insn, SystemOp, VmxOp, VsxOp};
 
 /// Declares the micro-ops, a line each: fields are bytes but for immediates.
@@ -142,11 +143,15 @@ micro_ops! {
     Stdu { rs: u8, ra: u8, imm: i32 },
     Lfd { rt: u8, ra: u8, imm: i32 },
     Stfd { rs: u8, ra: u8, imm: i32 },
+    /// lvx with RA = 0.
+    LvxAt { rt: u8, rb: u8 },
+    StvxAt { rs: u8, rb: u8 },
     /// lvx with both address registers.
     Lvx { rt: u8, ra: u8, rb: u8 },
     Stvx { rs: u8, ra: u8, rb: u8 },
     Lxvd2x { xt: u8, ra: u8, rb: u8 },
     Stxvd2x { xs: u8, ra: u8, rb: u8 },
+    Vperm { rt: u8, ra: u8, rb: u8, rc: u8 },
 
     // Branches; displacements count from the branch itself.
     B { offset: i32 },
@@ -155,6 +160,8 @@ micro_ops! {
     BranchIf { shift: u8, offset: i32 },
     BranchUnless { shift: u8, offset: i32 },
     Bdnz { offset: i32 },
+    /// The end of a loop that copies and begins with the block (see `copying`).
+    CopyingBdnz { kind: Copying, offset: i32 },
     Blr,
     BlrIf { shift: u8 },
     BlrUnless { shift: u8 },

@@ -24,6 +24,7 @@ use crate::exec::DataMemory;
 use crate::mmu::Fault;
 use crate::state::State;
 use crate::table::{Facility, FloatOp, Insn, VmxOp, VsxOp};
+pub(crate) use vmx::permute::{first_of_row, from_byte, permute};
 
 /// Executes a floating-point instruction (ISA 3.0B I 4).
 ///

@@ -14,9 +14,29 @@ fn concatenated(a: u128, b: u128) -> [u8; 32] {
 }
 
 /// vperm: every byte of `control` names a byte of `a` followed by `b`.
-pub(in crate::vector) fn permute(a: u128, b: u128, control: u128) -> u128 {
+pub(crate) fn permute(a: u128, b: u128, control: u128) -> u128 {
+    if let Some(first) = first_of_row(control) {
+        return from_byte(a, b, first);
+    }
     let bytes = concatenated(a, b);
     u128::from_be_bytes(control.to_be_bytes().map(|index| bytes[usize::from(index & 31)]))
+}
+
+/// The number of the first byte (0 to 16) if `control` names sixteen in a row, as what lvsl and lvsr load does.
+pub(crate) fn first_of_row(control: u128) -> Option<u32> {
+    const ASCENDING: u128 = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f;
+    let control = control & (0x1f * LOW_BIT_OF_BYTES);
+    let first = control >> 120;
+    (first <= 16 && control == ASCENDING + LOW_BIT_OF_BYTES * first).then_some(first as u32)
+}
+
+/// 16 bytes of `a` followed by `b`, from byte `first` (0 to 16) on.
+pub(crate) fn from_byte(a: u128, b: u128, first: u32) -> u128 {
+    match first {
+        0 => a,
+        16.. => b,
+        n => a << (8 * n) | b >> (128 - 8 * n),
+    }
 }
 
 /// vpermr: the same, counted from the right.
@@ -33,10 +53,7 @@ pub(super) fn permute_xor(a: u128, b: u128, control: u128) -> u128 {
 
 /// vsldoi: 16 bytes of `a` followed by `b`, from byte `bytes` (0 to 15) on.
 pub(in crate::vector) fn double_shift_left(a: u128, b: u128, bytes: u32) -> u128 {
-    match bytes & 15 {
-        0 => a,
-        n => a << (8 * n) | b >> (128 - 8 * n),
-    }
+    from_byte(a, b, bytes & 15)
 }
 
 /// vslv: every byte shifted left by its own count, filled from its right neighbour.
@@ -110,6 +127,8 @@ mod tests {
 
     #[test]
     fn permute_counts_from_the_left_and_permute_right_from_the_right() {
+        assert!((0..=16).all(|n| permute(BYTES, !BYTES, BYTES + n * LOW_BIT_OF_BYTES) == from_byte(BYTES, !BYTES, n as u32)));
+        assert_eq!(from_byte(BYTES, !BYTES, 3) & 0xffff_ffff, 0x0fff_fefd);
         let control = 0x000f_101f_2000_0000_0000_0000_0000_0000;
         assert_eq!(permute(BYTES, !BYTES, control) >> 88, 0x00_0fff_f000);
         assert_eq!(permute_right(BYTES, !BYTES, control) >> 96, 0xf0ff_0f00);
