@@ -14,6 +14,7 @@ mod doorbells;
 pub mod fs;
 
 mod interrupts;
+mod later;
 pub mod net;
 mod pci;
 mod queue;

@@ -2,15 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::super::later::Later;
 use super::super::queue::{Chain, ChainFault, Counters, DeviceQueue, Ram};
 use super::super::worker::{DirectQueue, Served, Service, Stop};
 use super::super::{VirtioError, lock};
@@ -59,7 +58,7 @@ impl Pair {
             (self.control.as_ref().map(|queue| queue.kick()), TOKEN_CONTROL),
         ];
         let mut sources = vec![(stop.event().as_fd(), TOKEN_STOP)];
-        sources.push((transmit.service().timer.as_fd(), TOKEN_TIMER));
+        sources.push((transmit.service().later.as_fd(), TOKEN_TIMER));
         sources.extend(kicks.iter().filter_map(|(kick, token)| Some((kick.as_ref()?.as_fd(), *token))));
         let added = sources.iter().try_for_each(|(fd, token)| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, *token)));
         if let Err(error) = added {
@@ -84,7 +83,7 @@ impl Pair {
                     // EAGAIN cannot be: nobody else reads them.
                     TOKEN_RECEIVE => drop(self.receive.kick().read()),
                     TOKEN_TIMER => {
-                        transmit.service().expired();
+                        transmit.service().later.expired();
                         transmit.signal();
                     }
                     TOKEN_TRANSMIT => transmit.serve_all(stop),
@@ -216,25 +215,16 @@ pub(super) struct Transmit {
     counters: Arc<Counters>,
     /// The packet under way.
     frame: Mutex<Box<[u8]>>,
-    /// Runs while packets are sent of whose completion the guest was not told.
-    timer: TimerFd,
-    running: AtomicBool,
+    /// For packets of whose completion the guest was not told.
+    later: Later,
 }
 
 impl Transmit {
     pub(super) fn new(nic: Arc<Nic>, index: usize, features: u64, counters: Arc<Counters>) -> Result<Self, VirtioError> {
         let frame = Mutex::new(vec![0; FRAME_BYTES_MAX].into());
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
-        let descriptor = |errno: Errno| VirtioError::Descriptor { device: "net".into(), what: "timer", source: errno.into() };
-        let timer = timer.map_err(descriptor)?;
-        Ok(Self { nic, index, rules: Rules::new(features), counters, frame, timer, running: AtomicBool::new(false) })
-    }
-
-    /// The time is over: from now on packets start it again.
-    fn expired(&self) {
-        // Reading says how often; once is what was asked for.
-        let _ = nix::unistd::read(self.timer.as_fd(), &mut [0; 8]);
-        self.running.store(false, Ordering::SeqCst);
+        let descriptor = |source| VirtioError::Descriptor { device: "net".into(), what: "timer", source };
+        let later = Later::new(SIGNAL_DELAY).map_err(descriptor)?;
+        Ok(Self { nic, index, rules: Rules::new(features), counters, frame, later })
     }
 
     fn refuse(&self, refusal: Refusal) {
@@ -288,13 +278,6 @@ impl Service for Transmit {
     }
 
     fn signals_later(&self) -> bool {
-        if self.running.swap(true, Ordering::SeqCst) {
-            return true;
-        }
-        let set = self.timer.set(Expiration::OneShot(TimeSpec::from_duration(SIGNAL_DELAY)), TimerSetTimeFlags::empty());
-        if set.is_err() {
-            self.running.store(false, Ordering::SeqCst);
-        }
-        set.is_ok()
+        self.later.start()
     }
 }

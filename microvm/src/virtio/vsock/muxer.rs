@@ -12,6 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -21,6 +22,7 @@ use std::os::fd::AsRawFd;
 use super::VsockCounters;
 use super::connection::{BUFFER_BYTES, Connection, Verdict};
 use super::packet::{HEADER_BYTES, HOST_CID, Header, MAX_PAYLOAD_BYTES, Operation, Ports, TYPE_STREAM};
+use crate::virtio::later::Later;
 use crate::virtio::queue::{ChainFault, Counters, DeviceQueue};
 use crate::virtio::worker::Stop;
 
@@ -37,6 +39,10 @@ const MAX_CONNECT_LINE: usize = 32;
 /// Transmit packets taken before the receive queue and the sockets get their turn.
 const TRANSMIT_BATCH: usize = 64;
 
+/// How long the guest may stay without word of packets that were taken. It needs it for nothing but memory, and each word costs it an
+/// interrupt and a turn of a worker thread.
+const SIGNAL_DELAY: Duration = Duration::from_millis(2);
+
 /// Events taken per turn.
 const EVENTS_PER_TURN: usize = 64;
 
@@ -50,6 +56,7 @@ const TOKEN_STOP: u64 = 0;
 const TOKEN_RECEIVE: u64 = 1;
 const TOKEN_TRANSMIT: u64 = 2;
 const TOKEN_LISTENER: u64 = 3;
+const TOKEN_LATER: u64 = 4;
 const FIRST_SOCKET_TOKEN: u64 = 16;
 
 /// A client that has not sent its whole CONNECT line.
@@ -77,6 +84,9 @@ pub(super) struct Muxer {
     /// Tokens of connections that may have something for the guest, each once.
     ready: VecDeque<u64>,
     resets: VecDeque<Ports>,
+    /// Packets taken of which the guest was not told.
+    untold: usize,
+    later: Later,
     next_token: u64,
     next_host_port: u32,
     buffer: Vec<u8>,
@@ -100,6 +110,8 @@ impl Muxer {
         watch(receive.kick().as_fd(), TOKEN_RECEIVE)?;
         watch(transmit.kick().as_fd(), TOKEN_TRANSMIT)?;
         watch(listener.as_fd(), TOKEN_LISTENER)?;
+        let later = Later::new(SIGNAL_DELAY)?;
+        watch(later.as_fd(), TOKEN_LATER)?;
         let counters = transmit.counters();
         Ok(Self {
             cid,
@@ -113,6 +125,8 @@ impl Muxer {
             by_ports: HashMap::new(),
             ready: VecDeque::new(),
             resets: VecDeque::new(),
+            untold: 0,
+            later,
             next_token: FIRST_SOCKET_TOKEN,
             next_host_port: FIRST_HOST_PORT,
             buffer: vec![0; MAX_PAYLOAD_BYTES],
@@ -139,6 +153,10 @@ impl Muxer {
                     // Level-triggered: take what they hold. Whatever woke us, both queues are looked at below.
                     TOKEN_RECEIVE => drop(self.receive.kick().read()),
                     TOKEN_TRANSMIT => drop(self.transmit.kick().read()),
+                    TOKEN_LATER => {
+                        self.later.expired();
+                        self.tell();
+                    }
                     TOKEN_LISTENER => self.accept(),
                     token => self.socket_event(token, event.events()),
                 }
@@ -173,12 +191,11 @@ impl Muxer {
     fn take_from_guest(&mut self) -> bool {
         let ram = self.transmit.ram().clone();
         for _ in 0..TRANSMIT_BATCH {
-            if self.resets.len() >= MAX_PENDING_RESETS {
-                self.transmit.signal();
-                return false;
-            }
-            let Some(chain) = self.transmit.pop(ram.memory()) else {
-                self.transmit.signal();
+            let chain = if self.resets.len() < MAX_PENDING_RESETS { self.transmit.pop(ram.memory()) } else { None };
+            let Some(chain) = chain else {
+                if self.untold >= TRANSMIT_BATCH || self.untold != 0 && !self.later.start() {
+                    self.tell();
+                }
                 return false;
             };
             let head = chain.head_index();
@@ -204,9 +221,16 @@ impl Muxer {
             }
             self.buffer = payload;
             self.transmit.complete(head, 0);
+            self.untold += 1;
         }
-        self.transmit.signal();
+        self.tell();
         true
+    }
+
+    /// Tells the guest of the packets that were taken.
+    fn tell(&mut self) {
+        self.untold = 0;
+        self.transmit.signal();
     }
 
     fn packet_from_guest(&mut self, header: &Header, payload: &[u8]) {
