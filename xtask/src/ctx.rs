@@ -35,9 +35,11 @@ pub struct Step {
 }
 
 impl Ctx {
-    /// Opens the cache; the tree is the one this program was built from.
+    /// Opens the cache; the tree is the one that cargo runs this program in. Where it was built is not asked: clones that share a target
+    /// directory run each other's program.
     pub fn new(offline: bool) -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent directory")?;
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&package).parent().context("xtask has a parent directory")?;
         Ok(Self { root: root.to_owned(), cache: Cache::open()?, ui: Ui::new(), offline })
     }
 

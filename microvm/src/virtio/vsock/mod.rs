@@ -6,11 +6,12 @@
 //! - Guest to host: a connection to context id 2, port P, is connected to the unix socket `<device's socket>_P`; it is
 //!   reset when nobody listens there.
 //!
-//! One thread serves everything, see `muxer`.
+//! One thread serves everything but short packets of the guest, see `muxer`.
 
 mod connection;
 mod muxer;
 mod packet;
+mod shared;
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -19,7 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::worker::Workers;
-use super::{Activation, VirtioDevice, VirtioError, copy_config};
+use super::{Activation, DirectService, VirtioDevice, VirtioError, copy_config};
+use muxer::Muxer;
+use shared::Shared;
 
 const DEVICE_TYPE: u16 = 19;
 /// "Communication controller, other".
@@ -69,6 +72,7 @@ pub struct VsockDevice {
     listener: Arc<UnixListener>,
     counters: Arc<VsockCounters>,
     workers: Workers,
+    muxer: Option<Arc<Shared>>,
     removed: bool,
 }
 
@@ -90,6 +94,7 @@ impl VsockDevice {
             listener: Arc::new(listener),
             counters: Arc::default(),
             workers: Workers::default(),
+            muxer: None,
             removed: false,
         })
     }
@@ -127,16 +132,26 @@ impl VirtioDevice for VsockDevice {
         let listener = Arc::clone(&self.listener);
         let counters = Arc::clone(&self.counters);
         let (cid, path) = (self.cid, self.path.clone());
-        self.workers.spawn("vsock", move |stop| {
-            match muxer::Muxer::new(cid, path, listener, counters, receive, transmit, &stop) {
-                Ok(mut muxer) => muxer.run(&stop),
-                Err(error) => log::error!("vsock cannot be served: {error}"),
-            }
+        let failed = |source| VirtioError::Descriptor { device: "vsock".into(), what: "epoll", source };
+        let muxer = Muxer::new(cid, path, listener, counters, receive, transmit).map_err(failed)?;
+        let shared = Arc::new(Shared::new(muxer));
+        self.muxer = Some(Arc::clone(&shared));
+        self.workers.spawn("vsock", move |stop| match shared.watch(&stop) {
+            Ok(()) => shared.run(&stop),
+            Err(error) => log::error!("vsock cannot be served: {error}"),
         })
+    }
+
+    fn direct(&self, index: u16) -> Option<Arc<dyn DirectService>> {
+        let muxer = self.muxer.as_ref().filter(|_| index == TRANSMIT_QUEUE)?;
+        Some(Arc::clone(muxer) as Arc<dyn DirectService>)
     }
 
     fn reset(&mut self) {
         self.workers.stop();
+        if let Some(muxer) = self.muxer.take() {
+            muxer.close();
+        }
         self.counters.open.store(0, Ordering::Relaxed);
     }
 

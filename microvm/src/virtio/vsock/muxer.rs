@@ -1,4 +1,5 @@
-//! One epoll thread that moves packets between the queues and all unix sockets.
+//! One epoll thread that moves packets between the queues and all unix sockets. Short packets of a guest are taken by the vCPU that notifies of them: its
+//! host peer then gets them without a thread switch in between.
 //!
 //! Sockets are watched edge-triggered, so that thousands of idle ones cost nothing per turn. A connection with something
 //! for the guest stands in a list; receive buffers are given out from it in turns. What is owed to the guest is bounded: per connection by
@@ -14,8 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::os::fd::AsRawFd;
 
@@ -43,16 +43,22 @@ const TRANSMIT_BATCH: usize = 64;
 /// interrupt and a turn of a worker thread.
 const SIGNAL_DELAY: Duration = Duration::from_millis(2);
 
+/// Longest payload that a vCPU takes. The guest can go on meanwhile where the thread takes it.
+const DIRECT_BYTES: u32 = 4096;
+
+/// Most packets that a vCPU takes per notification.
+const DIRECT_BATCH: usize = 16;
+
 /// Events taken per turn.
-const EVENTS_PER_TURN: usize = 64;
+pub(super) const EVENTS_PER_TURN: usize = 64;
 
 /// How long to wait before accepting again after descriptors ran out, milliseconds.
-const ACCEPT_RETRY_MS: u16 = 100;
+pub(super) const ACCEPT_RETRY_MS: u16 = 100;
 
 /// Host ports of host-initiated connections: from here upwards, below 2^31.
 const FIRST_HOST_PORT: u32 = 1 << 30;
 
-const TOKEN_STOP: u64 = 0;
+pub(super) const TOKEN_STOP: u64 = 0;
 const TOKEN_RECEIVE: u64 = 1;
 const TOKEN_TRANSMIT: u64 = 2;
 const TOKEN_LISTENER: u64 = 3;
@@ -70,14 +76,25 @@ enum Socket {
     Connection { ports: Ports, connection: Box<Connection> },
 }
 
+/// How taking packets from the guest ended.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    /// None is left that can be taken now.
+    All,
+    /// There may be more.
+    More,
+    /// The next one is not for this thread.
+    Unwanted,
+}
+
 pub(super) struct Muxer {
     cid: u64,
     path: PathBuf,
     listener: Arc<UnixListener>,
-    accepting: bool,
-    epoll: Epoll,
+    pub(super) accepting: bool,
+    pub(super) epoll: Arc<Epoll>,
     receive: DeviceQueue,
-    transmit: DeviceQueue,
+    pub(super) transmit: DeviceQueue,
     sockets: HashMap<u64, Socket>,
     /// Tokens of connections the guest knows.
     by_ports: HashMap<Ports, u64>,
@@ -102,11 +119,9 @@ impl Muxer {
         vsock_counters: Arc<VsockCounters>,
         receive: DeviceQueue,
         transmit: DeviceQueue,
-        stop: &Stop,
     ) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         let watch = |fd: BorrowedFd<'_>, token| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token));
-        watch(stop.event().as_fd(), TOKEN_STOP)?;
         watch(receive.kick().as_fd(), TOKEN_RECEIVE)?;
         watch(transmit.kick().as_fd(), TOKEN_TRANSMIT)?;
         watch(listener.as_fd(), TOKEN_LISTENER)?;
@@ -135,37 +150,26 @@ impl Muxer {
         })
     }
 
-    pub(super) fn run(&mut self, stop: &Stop) {
-        let mut events = [EpollEvent::empty(); EVENTS_PER_TURN];
-        while !stop.requested() {
-            let timeout = if self.accepting { EpollTimeout::NONE } else { EpollTimeout::from(ACCEPT_RETRY_MS) };
-            let count = match self.epoll.wait(&mut events, timeout) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => 0,
-                Err(error) => {
-                    self.transmit.fail(error);
-                    return;
+    /// Takes what woke the thread, and serves both queues.
+    pub(super) fn serve(&mut self, events: &[EpollEvent], stop: &Stop) {
+        for event in events {
+            match event.data() {
+                TOKEN_STOP => return,
+                // Level-triggered: take what they hold. Whatever woke us, both queues are looked at below.
+                TOKEN_RECEIVE => drop(self.receive.kick().read()),
+                TOKEN_TRANSMIT => drop(self.transmit.kick().read()),
+                TOKEN_LATER => {
+                    self.later.expired();
+                    self.tell();
                 }
-            };
-            for event in &events[..count] {
-                match event.data() {
-                    TOKEN_STOP => return,
-                    // Level-triggered: take what they hold. Whatever woke us, both queues are looked at below.
-                    TOKEN_RECEIVE => drop(self.receive.kick().read()),
-                    TOKEN_TRANSMIT => drop(self.transmit.kick().read()),
-                    TOKEN_LATER => {
-                        self.later.expired();
-                        self.tell();
-                    }
-                    TOKEN_LISTENER => self.accept(),
-                    token => self.socket_event(token, event.events()),
-                }
+                TOKEN_LISTENER => self.accept(),
+                token => self.socket_event(token, event.events()),
             }
-            if !self.accepting {
-                self.resume_accepting();
-            }
-            self.move_packets(stop);
         }
+        if !self.accepting {
+            self.resume_accepting();
+        }
+        self.move_packets(stop);
     }
 
     /// Serves both queues until neither has anything that can be done.
@@ -174,7 +178,7 @@ impl Muxer {
             if stop.requested() {
                 return;
             }
-            let took = self.take_from_guest();
+            let took = self.take_from_guest(TRANSMIT_BATCH, |_| true) == Taken::More;
             let starved = self.give_to_guest();
             if took {
                 continue;
@@ -187,28 +191,32 @@ impl Muxer {
         }
     }
 
-    /// Takes a batch of packets from the guest; true if there may be more.
-    fn take_from_guest(&mut self) -> bool {
+    /// Takes up to `batch` packets that are `wanted` from the guest.
+    fn take_from_guest(&mut self, batch: usize, wanted: impl Fn(&Header) -> bool) -> Taken {
         let ram = self.transmit.ram().clone();
-        for _ in 0..TRANSMIT_BATCH {
+        for _ in 0..batch {
             let chain = if self.resets.len() < MAX_PENDING_RESETS { self.transmit.pop(ram.memory()) } else { None };
             let Some(chain) = chain else {
                 if self.untold >= TRANSMIT_BATCH || self.untold != 0 && !self.later.start() {
                     self.tell();
                 }
-                return false;
+                return Taken::All;
             };
             let head = chain.head_index();
             let Ok(mut reader) = chain.reader(ram.memory()) else {
                 self.transmit.fail(ChainFault::Buffers);
-                return false;
+                return Taken::All;
             };
             let mut header = [0; HEADER_BYTES];
             if reader.read_exact(&mut header).is_err() {
                 self.transmit.fail(ChainFault::Short);
-                return false;
+                return Taken::All;
             }
             let header = Header::parse(&header);
+            if !wanted(&header) {
+                self.transmit.unpop();
+                return Taken::Unwanted;
+            }
             let length = header.length as usize;
             let mut payload = std::mem::take(&mut self.buffer);
             if length <= payload.len() && reader.read_exact(&mut payload[..length]).is_ok() {
@@ -224,7 +232,21 @@ impl Muxer {
             self.untold += 1;
         }
         self.tell();
-        true
+        Taken::More
+    }
+
+    /// Takes short packets of known connections on a vCPU, which never connects anywhere: its current directory is the share's. True if nothing
+    /// is left for the muxer's thread.
+    pub(super) fn take_directly(&mut self) -> bool {
+        let short = |header: &Header| header.length <= DIRECT_BYTES && header.operation != Some(Operation::Request);
+        let all = loop {
+            match self.take_from_guest(DIRECT_BATCH, short) {
+                Taken::All if self.resets.len() < MAX_PENDING_RESETS && self.transmit.rearm() => {}
+                Taken::All => break true,
+                Taken::More | Taken::Unwanted => break false,
+            }
+        };
+        all && self.resets.is_empty() && self.ready.is_empty()
     }
 
     /// Tells the guest of the packets that were taken.

@@ -148,6 +148,45 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 #[test]
+fn short_packets_are_taken_by_who_notifies_and_long_ones_and_requests_by_the_thread() {
+    let mut guest = Guest::new();
+    let listener = UnixListener::bind(guest.directory.path().join("vsock_700")).unwrap();
+    let direct = |guest: &Guest| guest.driver.statistic("direct");
+    guest.send(700, 9000, Operation::Request, 0, &[]);
+    guest.expect(Operation::Response);
+    let (mut peer, _) = listener.accept().unwrap();
+    assert_eq!(direct(&guest), 0, "a vCPU connects nowhere");
+    // The thread may still be at it when the notification comes: then the packet is the thread's.
+    wait_for("a packet taken directly", || {
+        guest.send(700, 9000, Operation::Data, 0, b"short");
+        peer.read_exact(&mut [0; 5]).unwrap();
+        (direct(&guest) > 0).then_some(())
+    });
+    let before = direct(&guest);
+    let long = vec![7; 4097];
+    guest.send(700, 9000, Operation::Data, 0, &long);
+    let mut arrived = vec![0; long.len()];
+    peer.read_exact(&mut arrived).unwrap();
+    assert_eq!((arrived, direct(&guest)), (long, before));
+}
+
+#[test]
+fn many_packets_are_one_interrupt() {
+    const PACKETS: usize = 200;
+    let mut guest = Guest::new();
+    let (mut client, host) = guest.connect_from_host(5);
+    let before = guest.driver.statistic("interrupts");
+    for _ in 0..PACKETS {
+        guest.send(host, 5, Operation::Data, 0, b"x");
+    }
+    client.read_exact(&mut [0; PACKETS]).unwrap();
+    let told = || guest.driver.statistic("interrupts") - before;
+    // Word of the last comes, too.
+    wait_for("an interrupt", || (told() > 0).then_some(()));
+    assert!(told() < PACKETS as u64 / 2, "{} interrupts", told());
+}
+
+#[test]
 fn the_guest_reads_its_context_id() {
     let guest = Guest::new();
     assert_eq!(guest.driver.device_config(8), CID.to_le_bytes());

@@ -69,9 +69,7 @@ fn plainly(cpu: &mut Cpu, words: &[u32], pc: u64) -> Result<(), Stop> {
     loop {
         let insn = Insn(words[((cpu.st.pc - pc) / 4) as usize]);
         cpu.npc = cpu.st.pc + 4;
-        if let Err(stop) = execute(cpu, decode(insn).unwrap(), insn) {
-            return Err(stop);
-        }
+        execute(cpu, decode(insn).unwrap(), insn)?;
         cpu.instructions += 1;
         cpu.st.pc = cpu.npc;
         let turned = cpu.st.pc == pc;
