@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use paperboat_hypervisor::{
-    BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, PageSizeEncoding, SegmentPageSizes, Vcpu,
-    VcpuHandle, VcpuRegs, VcpuStats, Vm,
+    BackendError, Capabilities, EntryState, Exit, HypercallReply, InterruptMode, PageSizeEncoding, ResizableTable, ResizeError,
+    SegmentPageSizes, Vcpu, VcpuHandle, VcpuRegs, VcpuStats, Vm,
 };
 
 use crate::papr::phb::{DmaPolicy, PciSlot, Phb};
@@ -56,6 +56,7 @@ pub fn capabilities() -> Capabilities {
         timebase_hz: 512_000_000,
         slb_entries: 32,
         hpt_order: 22,
+        hpt_resize: false,
         segment_page_sizes: vec![
             SegmentPageSizes { base_shift: 12, slb_encoding: 0, pages: vec![page(12, 0), page(16, 7), page(24, 0x38)] },
             SegmentPageSizes { base_shift: 16, slb_encoding: 0x110, pages: vec![page(16, 1), page(24, 8)] },
@@ -143,6 +144,28 @@ pub struct ScriptedVm {
     capabilities: Capabilities,
     pub log: Arc<ScriptLog>,
     mode: Mutex<(u8, bool)>,
+    /// The page table, if its size can change.
+    table: Option<Arc<ScriptedTable>>,
+}
+
+/// A page table that may become smaller, and what becomes of that.
+pub struct ScriptedTable {
+    pub order: Mutex<u32>,
+    pub failures: Mutex<VecDeque<ResizeError>>,
+}
+
+impl ResizableTable for ScriptedTable {
+    fn may_become(&self, order: u32) -> bool {
+        order < *self.order.lock().unwrap()
+    }
+
+    fn resize(&self, order: u32) -> Result<(), ResizeError> {
+        if let Some(failure) = self.failures.lock().unwrap().pop_front() {
+            return Err(failure);
+        }
+        *self.order.lock().unwrap() = order;
+        Ok(())
+    }
 }
 
 /// What the machine did with a scripted backend.
@@ -159,13 +182,22 @@ impl ScriptedVm {
     pub fn new(scripts: Vec<Vec<Step>>) -> Self {
         let log = Arc::<ScriptLog>::default();
         *log.scripts.lock().unwrap() = scripts.into_iter().map(|steps| Arc::new(Mutex::new(steps.into()))).collect();
-        Self { capabilities: capabilities(), log, mode: Mutex::new((0, false)) }
+        Self { capabilities: capabilities(), log, mode: Mutex::new((0, false)), table: None }
+    }
+
+    /// One whose page table's size can change.
+    pub fn with_table(self, table: &Arc<ScriptedTable>) -> Self {
+        Self { table: Some(Arc::clone(table)), ..self }
     }
 }
 
 impl Vm for ScriptedVm {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn resizable_table(&self) -> Option<Arc<dyn ResizableTable>> {
+        self.table.clone().map(|table| table as _)
     }
 
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, BackendError> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::{
-    BackendError, ClockMode, EntryState, Exit, GuestRam, HypercallReply, InterruptMode, Presentation, RamError, Vcpu, Vm,
-    VmConfig,
+    BackendError, ClockMode, EntryState, Exit, GuestRam, HypercallReply, InterruptMode, Presentation, RamError, ResizeError,
+    Vcpu, Vm, VmConfig,
 };
 
 const MSR_SF: u64 = 1 << 63;
@@ -147,50 +147,76 @@ pub enum Breach {
     Exit(String),
 }
 
+/// A partition with the program in its memory.
+struct Bench {
+    vm: Arc<dyn Vm>,
+    ram: GuestRam,
+}
+
+impl Bench {
+    fn new(hpt_order: u32, presentation: Presentation, make: impl FnOnce(VmConfig) -> Arc<dyn Vm>) -> Result<Self, Breach> {
+        let ram = GuestRam::new(MEMORY)?;
+        let vm = make(VmConfig {
+            ram: ram.clone(),
+            vcpu_count: 1,
+            hpt_order,
+            clock: ClockMode::Host,
+            budget_instructions: None,
+            processor: Default::default(),
+            threads_per_core: 1,
+            presentation,
+        });
+        vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(true) })?;
+        for (code, address) in [(&PROGRAM[..], CODE), (&DECREMENTER_HANDLER[..], DECREMENTER)] {
+            let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
+            ram.memory().write_slice(&bytes, GuestAddress(address))?;
+        }
+        Ok(Self { vm, ram })
+    }
+
+    /// Has `vcpu` make the calls; returns those that left the backend.
+    fn make<'a>(
+        &self,
+        vcpu: &mut dyn Vcpu,
+        calls: impl IntoIterator<Item = (u64, &'a [u64])>,
+    ) -> Result<Vec<(u64, [u64; 9])>, Breach> {
+        let mut address = CALLS;
+        for (number, arguments) in calls {
+            let mut words = [0; WORDS];
+            words[0] = number;
+            words[1..=arguments.len()].copy_from_slice(arguments);
+            for word in words {
+                self.ram.memory().write_obj(word.to_le(), GuestAddress(address))?;
+                address += 8;
+            }
+        }
+        self.ram.memory().write_obj(u64::MAX, GuestAddress(address))?;
+        vcpu.enter(EntryState { pc: CODE, msr: MSR_SF | MSR_ME | MSR_LE, r3: CALLS, r4: 0 });
+        exits(vcpu)
+    }
+
+    /// The status of a call that was made.
+    fn status(&self, index: usize) -> Result<i64, Breach> {
+        let place = GuestAddress(CALLS + (index * WORDS * 8) as u64);
+        Ok(self.ram.memory().read_obj::<u64>(place).map(u64::from_le)? as i64)
+    }
+}
+
 /// Makes every call of the table on a partition that `make` makes, whose interrupts are presented as `presentation` says.
 ///
 /// # Errors
 /// [`Breach`] names the first call that became something else.
 pub fn check(presentation: Presentation, make: impl FnOnce(VmConfig) -> Arc<dyn Vm>) -> Result<(), Breach> {
-    let ram = GuestRam::new(MEMORY)?;
-    let vm = make(VmConfig {
-        ram: ram.clone(),
-        vcpu_count: 1,
-        hpt_order: 18,
-        clock: ClockMode::Host,
-        budget_instructions: None,
-        processor: Default::default(),
-        threads_per_core: 1,
-        presentation,
-    });
-    vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(true) })?;
-    let write = |words: &[u64], address| {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        ram.memory().write_slice(&bytes, GuestAddress(address))
-    };
-    for (code, address) in [(&PROGRAM[..], CODE), (&DECREMENTER_HANDLER[..], DECREMENTER)] {
-        let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
-        ram.memory().write_slice(&bytes, GuestAddress(address))?;
-    }
-    let place = |index: usize| CALLS + (index * WORDS * 8) as u64;
-    for (index, (_, number, arguments, _)) in TABLE.iter().enumerate() {
-        let mut words = [0; WORDS];
-        words[0] = *number;
-        words[1..=arguments.len()].copy_from_slice(arguments);
-        write(&words, place(index))?;
-    }
-    write(&[u64::MAX], place(TABLE.len()))?;
-
-    let mut vcpu = vm.create_vcpu(0)?;
-    vcpu.enter(EntryState { pc: CODE, msr: MSR_SF | MSR_ME | MSR_LE, r3: CALLS, r4: 0 });
-    let outside = exits(vcpu.as_mut())?;
+    let bench = Bench::new(18, presentation, make)?;
+    let mut vcpu = bench.vm.create_vcpu(0)?;
+    let outside = bench.make(vcpu.as_mut(), TABLE.iter().map(|(_, number, arguments, _)| (*number, *arguments)))?;
     let mut outside = outside.iter().peekable();
     for (index, (call, number, arguments, expected)) in TABLE.iter().enumerate() {
-        let status = ram.memory().read_obj::<u64>(GuestAddress(place(index))).map(u64::from_le)? as i64;
+        let status = bench.status(index)?;
         let came_out = outside.next_if(|(nr, args)| nr == number && args.starts_with(arguments)).is_some();
         let expected = match expected {
-            Presented if vm.interrupt_controller().is_some() => Inside(H_SUCCESS),
-            PresentedOrNot if vm.interrupt_controller().is_some() => PresentedOrNot,
+            Presented if bench.vm.interrupt_controller().is_some() => Inside(H_SUCCESS),
+            PresentedOrNot if bench.vm.interrupt_controller().is_some() => PresentedOrNot,
             Presented | PresentedOrNot => Outside,
             fate => *fate,
         };
@@ -209,6 +235,65 @@ pub fn check(presentation: Presentation, make: impl FnOnce(VmConfig) -> Arc<dyn 
         None => Ok(()),
         Some(exit) => Err(Breach::Exit(format!("{exit:x?}"))),
     }
+}
+
+/// Before and after a table of 2^20 bytes became one of 2^18: bolted entries of real page 0 in 256 MiB segments. The first one's place is
+/// 0x1923 of 8192 groups, then 0x123 of 2048; the second has no bolted bit; the third would have the first one's place in the smaller table.
+const BEFORE: &[(u64, &[u64])] = &[
+    (H_ENTER, &[0, 0xc918, 0x192_3011, 0x12]),
+    (H_ENTER, &[0, 0x4009, 0x80_0001, 0x12]),
+    (H_ENTER, &[0, 0x918, 0x12_3011, 0x12]),
+];
+const AFTER: &[(u64, &[u64], i64)] =
+    &[(H_REMOVE, &[0, 0x918], H_SUCCESS), (H_REMOVE, &[0, 0x9], H_NOT_FOUND), (H_REMOVE, &[0, 0xc918], H_PARAMETER)];
+const H_REMOVE: u64 = 0x04;
+const H_ENTER: u64 = 0x08;
+
+/// What a backend promises of the page table's size: it is as the capabilities say, and a table that becomes smaller keeps its bolted entries,
+/// each at its new place, or stays what it is if two have one. Returns whether the size can change.
+///
+/// # Errors
+/// [`Breach`].
+pub fn check_resizing(make: impl FnOnce(VmConfig) -> Arc<dyn Vm>) -> Result<bool, Breach> {
+    let breach = |found: String| Breach::Call { call: "H_RESIZE_HPT", found };
+    let bench = Bench::new(20, Presentation::Machine, make)?;
+    let offered = bench.vm.capabilities().hpt_resize;
+    let table = bench.vm.resizable_table();
+    if offered != table.is_some() {
+        return Err(breach(format!("offered: {offered}; there: {}", table.is_some())));
+    }
+    let Some(table) = table else { return Ok(false) };
+    for (order, wanted) in [(17, false), (18, true), (19, true), (46, false), (47, false)] {
+        if table.may_become(order) != wanted {
+            return Err(breach(format!("a table of 2^20 bytes may become one of 2^{order}: {}", !wanted)));
+        }
+    }
+    let mut vcpu = bench.vm.create_vcpu(0)?;
+    bench.make(vcpu.as_mut(), BEFORE.iter().copied())?;
+    for index in 0..BEFORE.len() {
+        let status = bench.status(index)?;
+        if status != H_SUCCESS {
+            return Err(breach(format!("entry {index}: status {status}")));
+        }
+    }
+    for (order, what) in [(47, "an impossible size"), (18, "two entries for one place")] {
+        match (order, table.resize(order)) {
+            (47, Err(ResizeError::Order { .. })) | (18, Err(ResizeError::Collision { .. })) => {}
+            (_, became) => return Err(breach(format!("{what}: {became:?}"))),
+        }
+    }
+    // The third goes, from the table that is still the larger one.
+    bench.make(vcpu.as_mut(), [(H_REMOVE, &[0, 0x918][..])])?;
+    table.resize(18).map_err(|error| breach(error.to_string()))?;
+    let removed = bench.status(0)?;
+    bench.make(vcpu.as_mut(), AFTER.iter().map(|(number, arguments, _)| (*number, *arguments)))?;
+    for (index, (_, arguments, wanted)) in AFTER.iter().enumerate() {
+        let status = bench.status(index)?;
+        if status != *wanted || removed != H_SUCCESS {
+            return Err(breach(format!("H_REMOVE {arguments:x?}: status {status}, not {wanted}; before: {removed}")));
+        }
+    }
+    Ok(true)
 }
 
 /// Every call that leaves the backend, in order.

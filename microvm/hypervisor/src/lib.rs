@@ -11,11 +11,13 @@ pub mod contract;
 mod interrupts;
 mod ram;
 mod regs;
+mod table;
 mod vm;
 
 pub use interrupts::{InterruptController, Presentation, SourceState, StoreEvents};
 pub use ram::{Backing, CODE_PAGE_SIZE, CodePages, GuestRam, RamError};
 pub use regs::{EntryState, VcpuRegs};
+pub use table::{ResizableTable, ResizeError, TABLE_ORDERS};
 pub use vm::{
     BackendError, Capabilities, ClockMode, Exit, HypercallArgs, HypercallReply, INTERRUPT_KINDS, InterruptMode, PageSizeEncoding,
     Processor, SegmentPageSizes, Vcpu, VcpuHandle, VcpuStats, Vm, VmConfig, Woken,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{EntryState, GuestRam, InterruptController, Presentation, StoreEvents, VcpuRegs};
+use crate::{EntryState, GuestRam, InterruptController, Presentation, ResizableTable, StoreEvents, VcpuRegs};
 
 /// Arguments of a hypercall (LoPAR 14.5): GPR 4 to GPR 12.
 pub type HypercallArgs = [u64; 9];
@@ -145,6 +145,8 @@ pub struct Capabilities {
     pub slb_entries: u32,
     /// Log2 of the hashed page table's size in bytes.
     pub hpt_order: u32,
+    /// The table can be given another size while the guest runs: there is a [`Vm::resizable_table`].
+    pub hpt_resize: bool,
     /// Base page sizes, mixed sizes included.
     pub segment_page_sizes: Vec<SegmentPageSizes>,
     /// 1 TiB segments are supported.
@@ -228,6 +230,11 @@ pub trait Vm: Send + Sync {
 
     /// The backend's own interrupt controller. `None`: the machine presents interrupts.
     fn interrupt_controller(&self) -> Option<Arc<dyn InterruptController>> {
+        None
+    }
+
+    /// The hashed page table as something whose size can change. `None`: it keeps the size that it was made with.
+    fn resizable_table(&self) -> Option<Arc<dyn ResizableTable>> {
         None
     }
 

@@ -32,6 +32,7 @@ pub const KVM_CAP_PPC_GET_SMMU_INFO: u32 = 78;
 pub const KVM_CAP_PPC_ALLOC_HTAB: u32 = 80;
 pub const KVM_CAP_PPC_ENABLE_HCALL: u32 = 104;
 pub const KVM_CAP_PPC_HWRNG: u32 = 115;
+pub const KVM_CAP_SPAPR_RESIZE_HPT: u32 = 133;
 pub const KVM_CAP_PPC_MMU_HASH_V3: u32 = 135;
 pub const KVM_CAP_IMMEDIATE_EXIT: u32 = 136;
 pub const KVM_CAP_PPC_GET_CPU_CHAR: u32 = 151;
@@ -62,6 +63,8 @@ pub const KVM_PPC_GET_SMMU_INFO: u32 = 1112583846;
 pub const KVM_PPC_ALLOCATE_HTAB: u32 = 3221532327;
 pub const KVM_PPC_CONFIGURE_V3_MMU: u32 = 2148576943;
 pub const KVM_PPC_GET_CPU_CHAR: u32 = 1075883697;
+pub const KVM_PPC_RESIZE_HPT_PREPARE: u32 = 1074835117;
+pub const KVM_PPC_RESIZE_HPT_COMMIT: u32 = 1074835118;
 pub const KVM_RUN: u32 = 536915584;
 pub const KVM_GET_REGS: u32 = 1099476609;
 pub const KVM_SET_REGS: u32 = 2173218434;
@@ -106,6 +109,13 @@ pub struct kvm_debug_exit_arch {
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct kvm_sync_regs {}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct kvm_ppc_resize_hpt {
+    pub flags: __u64,
+    pub shift: __u32,
+    pub pad: __u32,
+}
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct kvm_ppc_mmuv3_cfg {

@@ -7,6 +7,7 @@
 //! | `trampoline` | the way into KVM_RUN that keeps the host's floating point and vector registers |
 //! | `pages` | page sizes that what backs guest memory can hold |
 //! | `vm`, `vcpu` | the trait's two halves |
+//! | `resize` | the page table becomes smaller |
 //! | `xics` | the kernel's interrupt controller, and stores that become events |
 //! | `kick` | how one thread gets another one out of KVM_RUN |
 //! | `bindings` | the kernel's structures and numbers, generated: see docs/lab.md |
@@ -32,6 +33,8 @@ mod bindings;
 mod kick;
 #[cfg(target_arch = "powerpc64")]
 mod pages;
+#[cfg(target_arch = "powerpc64")]
+mod resize;
 #[cfg(target_arch = "powerpc64")]
 mod sys;
 #[cfg(target_arch = "powerpc64")]

@@ -17,8 +17,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use paperboat_hypervisor::{BackendError, GuestRam};
 
 use crate::bindings::{
-    KVM_CAP_PPC_ENABLE_HCALL, kvm_enable_cap, kvm_interrupt, kvm_one_reg, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg, kvm_ppc_smmu_info,
-    kvm_regs, kvm_run, kvm_userspace_memory_region,
+    KVM_CAP_PPC_ENABLE_HCALL, kvm_enable_cap, kvm_interrupt, kvm_one_reg, kvm_ppc_cpu_char, kvm_ppc_mmuv3_cfg,
+    kvm_ppc_resize_hpt, kvm_ppc_smmu_info, kvm_regs, kvm_run, kvm_userspace_memory_region,
 };
 use crate::trampoline;
 
@@ -39,6 +39,9 @@ nix::ioctl_write_ptr!(interrupt, KVMIO, 0x86, kvm_interrupt);
 nix::ioctl_write_ptr!(enable_cap, KVMIO, 0xa3, kvm_enable_cap);
 nix::ioctl_read!(get_smmu_info, KVMIO, 0xa6, kvm_ppc_smmu_info);
 nix::ioctl_readwrite!(allocate_htab, KVMIO, 0xa7, u32);
+// The header says that the kernel writes the structure of these two; it reads it.
+nix::ioctl_read!(resize_hpt_prepare, KVMIO, 0xad, kvm_ppc_resize_hpt);
+nix::ioctl_read!(resize_hpt_commit, KVMIO, 0xae, kvm_ppc_resize_hpt);
 nix::ioctl_write_ptr!(get_one_reg, KVMIO, 0xab, kvm_one_reg);
 nix::ioctl_write_ptr!(set_one_reg, KVMIO, 0xac, kvm_one_reg);
 nix::ioctl_write_ptr!(configure_v3_mmu, KVMIO, 0xaf, kvm_ppc_mmuv3_cfg);
@@ -128,6 +131,22 @@ impl PartitionFd {
         let mut order = order;
         // SAFETY: the kernel reads and writes one word.
         unsafe { allocate_htab(self.fd.as_raw_fd(), &raw mut order) }.map(|_| ())
+    }
+
+    /// Makes a table of 2^`order` bytes beside the one in use, or drops the one made so far (0). Returns 0 when it is there, else how many
+    /// milliseconds KVM thinks that it still takes. The error is KVM's own.
+    pub fn prepare_table(&self, order: u32) -> Result<i32, nix::Error> {
+        let mut request = kvm_ppc_resize_hpt { shift: order, ..Default::default() };
+        // SAFETY: the kernel reads the structure.
+        unsafe { resize_hpt_prepare(self.fd.as_raw_fd(), &raw mut request) }
+    }
+
+    /// Moves the bolted entries to the table of 2^`order` bytes that is prepared, and uses it. KVM keeps the vCPUs out of the guest meanwhile,
+    /// and afterwards holds no prepared table, whatever became of it. The error is KVM's own.
+    pub fn commit_table(&self, order: u32) -> Result<(), nix::Error> {
+        let mut request = kvm_ppc_resize_hpt { shift: order, ..Default::default() };
+        // SAFETY: the kernel reads the structure.
+        unsafe { resize_hpt_commit(self.fd.as_raw_fd(), &raw mut request) }.map(|_| ())
     }
 
     /// Chooses the hash MMU on processors that have radix too (ISA 3.0 and later).
@@ -370,6 +389,8 @@ const _: () = {
         (nix::request_code_write!(KVMIO, 0xab, size_of::<kvm_one_reg>()), b::KVM_GET_ONE_REG),
         (nix::request_code_write!(KVMIO, 0xac, size_of::<kvm_one_reg>()), b::KVM_SET_ONE_REG),
         (nix::request_code_write!(KVMIO, 0xaf, size_of::<kvm_ppc_mmuv3_cfg>()), b::KVM_PPC_CONFIGURE_V3_MMU),
+        (nix::request_code_read!(KVMIO, 0xad, size_of::<kvm_ppc_resize_hpt>()), b::KVM_PPC_RESIZE_HPT_PREPARE),
+        (nix::request_code_read!(KVMIO, 0xae, size_of::<kvm_ppc_resize_hpt>()), b::KVM_PPC_RESIZE_HPT_COMMIT),
         (nix::request_code_read!(KVMIO, 0xb1, size_of::<kvm_ppc_cpu_char>()), b::KVM_PPC_GET_CPU_CHAR),
     ];
     let mut index = 0;

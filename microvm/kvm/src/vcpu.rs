@@ -143,6 +143,15 @@ impl KvmVcpu {
     }
 
     fn enter_with(&mut self, entry: EntryState) -> Result<(), BackendError> {
+        // An answer that nobody gave is taken all the same: KVM would put it into the new life's registers.
+        match self.owed {
+            Owed::Nothing => {}
+            Owed::Hypercall => self.fd().answer_hypercall(0, &[]),
+            Owed::Load => self.fd().answer_load([0; 8]),
+        }
+        if self.owed != Owed::Nothing {
+            self.answered.set(true);
+        }
         self.settle()?;
         self.early.set(None);
         self.owed = Owed::Nothing;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use paperboat_hypervisor::{
-    BackendError, Capabilities, ClockMode, GuestRam, InterruptController, InterruptMode, Presentation, Processor, StoreEvents,
-    Vcpu, Vm, VmConfig,
+    BackendError, Capabilities, ClockMode, GuestRam, InterruptController, InterruptMode, Processor, ResizableTable, StoreEvents,
+    TABLE_ORDERS, Vcpu, Vm, VmConfig,
 };
 
 use crate::bindings as b;
 use crate::host::{HOST_PAGE_MIN, HostError};
 use crate::pages::segment_page_sizes;
+use crate::resize::Table;
 use crate::sys::{Kvm, PartitionFd, XicsFd};
 use crate::vcpu::{KvmVcpu, Side};
 use crate::xics::{self, Events};
@@ -21,8 +22,6 @@ use crate::{kick, trampoline};
 
 /// Most vCPUs of a partition, as everywhere in the machine.
 const MAX_VCPUS: u32 = 64;
-/// Sizes of the hashed page table that KVM makes (Documentation/virt/kvm/api.rst, KVM_PPC_ALLOCATE_HTAB).
-const HPT_ORDERS: std::ops::RangeInclusive<u32> = 18..=46;
 /// How long H_SET_MODE waits for the other vCPUs to leave the guest.
 const MODE_LIMIT: Duration = Duration::from_secs(1);
 /// How often it looks.
@@ -83,6 +82,8 @@ impl Partition {
 pub struct KvmVm {
     partition: Arc<Partition>,
     capabilities: Capabilities,
+    /// The page table, where its size can change.
+    table: Option<Arc<Table>>,
     run_size: usize,
 }
 
@@ -101,7 +102,7 @@ pub fn create(config: VmConfig) -> Result<Arc<dyn Vm>, HostError> {
     if config.budget_instructions.is_some() {
         return refuse("budget of instructions", 1, "none under KVM: use backend soft");
     }
-    if !HPT_ORDERS.contains(&config.hpt_order) {
+    if !TABLE_ORDERS.contains(&config.hpt_order) {
         return refuse("order of the hashed page table", u64::from(config.hpt_order), "18 to 46");
     }
     kick::install().map_err(|source| BackendError::Os { call: "sigaction".into(), source })?;
@@ -126,7 +127,9 @@ pub fn create(config: VmConfig) -> Result<Arc<dyn Vm>, HostError> {
     let sides = (0..config.vcpu_count).map(|_| None).collect();
     let partition =
         Partition { fd, xics, compatibility, mode: Mutex::default(), mode_number: AtomicU64::new(1), sides: Mutex::new(sides) };
-    Ok(Arc::new(KvmVm { partition: Arc::new(partition), capabilities, run_size }))
+    let partition = Arc::new(partition);
+    let table = capabilities.hpt_resize.then(|| Arc::new(Table::new(&partition, config.hpt_order)));
+    Ok(Arc::new(KvmVm { partition, capabilities, table, run_size }))
 }
 
 /// See [`crate::host::probe`].
@@ -228,6 +231,7 @@ fn capabilities(fd: &PartitionFd, hpt_order: u32, backing: u64) -> Result<Capabi
         timebase_hz: timebase_hz()?,
         slb_entries: info.slb_size,
         hpt_order,
+        hpt_resize: fd.capability(b::KVM_CAP_SPAPR_RESIZE_HPT) > 0,
         segment_page_sizes: segment_page_sizes(&info, backing.ilog2()),
         segments_1t: info.flags & u64::from(b::KVM_PPC_1T_SEGMENTS) != 0,
         cpu_characteristics,
@@ -353,6 +357,10 @@ impl Vm for KvmVm {
 
     fn interrupt_controller(&self) -> Option<Arc<dyn InterruptController>> {
         self.partition.xics.is_some().then(|| Arc::new(Events::new(&self.partition)) as _)
+    }
+
+    fn resizable_table(&self) -> Option<Arc<dyn ResizableTable>> {
+        self.table.clone().map(|table| table as _)
     }
 
     fn store_events(&self) -> Option<Arc<dyn StoreEvents>> {

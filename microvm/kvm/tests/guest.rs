@@ -261,3 +261,43 @@ fn who_serves_which_hypercall() {
         made.unwrap_or_else(|breach| panic!("{presentation:?}: {breach}"));
     }
 }
+
+#[test]
+fn the_page_table_becomes_smaller() {
+    let resizable = contract::check_resizing(|config| paperboat_kvm::create(config).unwrap());
+    assert!(resizable.unwrap_or_else(|breach| panic!("{breach}")), "every KVM-HV since Linux 4.11 can");
+}
+
+#[test]
+fn the_page_table_becomes_smaller_while_another_vcpu_runs() {
+    let guest = Guest::with(code::spin(), code::external(), |config| VmConfig { vcpu_count: 2, hpt_order: 22, ..config });
+    let mut vcpu = guest.enter(0);
+    let handle = vcpu.handle();
+    let spinning = std::thread::spawn(move || {
+        assert_eq!(vcpu.run().unwrap(), Exit::Kicked);
+        vcpu
+    });
+    std::thread::sleep(Duration::from_millis(20));
+    let table = guest.vm.resizable_table().unwrap();
+    for order in [21, 20, 19, 18] {
+        table.resize(order).unwrap();
+        assert!(!table.may_become(order) && table.resize(order).is_err(), "{order}");
+    }
+    handle.kick();
+    spinning.join().unwrap();
+}
+
+#[test]
+fn the_translations_of_a_smaller_table_work() {
+    let guest = Guest::with(code::bolted_access(), code::external(), |config| VmConfig { hpt_order: 20, ..config });
+    let mut vcpu = guest.enter(0);
+    for (round, order) in [18, 19].into_iter().enumerate() {
+        // A store and a report, again and again.
+        let Exit::MmioWrite { addr, .. } = vcpu.run().unwrap() else { panic!("{:x?}", vcpu.regs()) };
+        assert_eq!(addr, code::DEVICE + 8);
+        assert_eq!(hypercall(vcpu.as_mut()).1[0], 0, "H_ENTER succeeded");
+        answer(vcpu.as_mut(), 0);
+        assert_eq!(guest.vm.resizable_table().unwrap().resize(order).is_ok(), round == 0, "{order}");
+    }
+    assert!(matches!(vcpu.run().unwrap(), Exit::MmioWrite { .. }), "{:x?}", vcpu.regs());
+}

@@ -104,6 +104,7 @@ impl SoftVm {
             timebase_hz: TIMEBASE_HZ,
             slb_entries: SLB_ENTRIES as u32,
             hpt_order: config.hpt_order,
+            hpt_resize: false,
             segment_page_sizes: segment_page_sizes(),
             segments_1t: true,
             cpu_characteristics: CPU_CHARACTERISTICS,

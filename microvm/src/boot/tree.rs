@@ -27,8 +27,8 @@ const PI_FEATURES_NO_DOORBELL: &[u8] = &[1, 0, 0x18];
 /// Processor clock for programs that print it; nothing depends on it.
 const CLOCK_HZ: u32 = 1_000_000_000;
 
-/// Hypercall groups that the machine serves (`ibm,hypertas-functions`). Not listed because not served:
-/// hcall-sprg0, hcall-dabr, hcall-hpt-resize, hcall-join, hcall-vphn.
+/// Hypercall groups that the machine serves (`ibm,hypertas-functions`); hcall-hpt-resize comes with a backend that can. Not listed because not served:
+/// hcall-sprg0, hcall-dabr, hcall-join, hcall-vphn.
 const HYPERTAS_FUNCTIONS: &[&str] = &[
     "hcall-pft",
     "hcall-term",
@@ -111,7 +111,7 @@ pub fn build_tree(input: &TreeInput<'_>) -> Vec<u8> {
     fdt.string("model", "paperboat,pseries");
     fdt.string("compatible", "paperboat,pseries");
     chosen(&mut fdt, input);
-    rtas_node(&mut fdt, input.layout);
+    rtas_node(&mut fdt, input.layout, input.capabilities.hpt_resize);
     cpus(&mut fdt, input);
 
     fdt.begin_node("memory@0");
@@ -157,7 +157,7 @@ fn chosen(fdt: &mut Writer, input: &TreeInput<'_>) {
     fdt.end_node();
 }
 
-fn rtas_node(fdt: &mut Writer, layout: &Layout) {
+fn rtas_node(fdt: &mut Writer, layout: &Layout, hpt_resize: bool) {
     fdt.begin_node("rtas");
     // RTAS is called in 32-bit mode; the layout keeps it below 1 GiB.
     fdt.cell("linux,rtas-base", layout.rtas.start as u32);
@@ -168,7 +168,9 @@ fn rtas_node(fdt: &mut Writer, layout: &Layout) {
     fdt.cell("rtas-event-scan-rate", 0);
     // os-term returns only if it cannot end the partition. Linux calls it only with this property.
     fdt.flag("ibm,extended-os-term");
-    fdt.strings("ibm,hypertas-functions", HYPERTAS_FUNCTIONS);
+    let resize = hpt_resize.then_some("hcall-hpt-resize");
+    let functions: Vec<&str> = HYPERTAS_FUNCTIONS.iter().copied().chain(resize).collect();
+    fdt.strings("ibm,hypertas-functions", &functions);
     for call in rtas::CALLS {
         fdt.cell(call.name, call.token);
     }
@@ -353,6 +355,10 @@ mod tests {
     use crate::testing::{capabilities, slots};
 
     fn tree(topology: Topology, slots: &[PciSlot]) -> (Vec<u8>, String) {
+        tree_of(&capabilities(), topology, slots)
+    }
+
+    fn tree_of(capabilities: &Capabilities, topology: Topology, slots: &[PciSlot]) -> (Vec<u8>, String) {
         let layout = Layout {
             kernel: 0..0x100_0000,
             initrd: Some(0x100_0000..0x110_0000),
@@ -360,7 +366,7 @@ mod tests {
             fdt: 0x111_0000..0x111_2000,
         };
         let dtb = build_tree(&TreeInput {
-            capabilities: &capabilities(),
+            capabilities,
             topology,
             memory_bytes: 512 << 20,
             cmdline: "console=hvc0 quiet",
@@ -370,6 +376,15 @@ mod tests {
         });
         let dts = dts_from_dtb(&dtb).unwrap();
         (dtb, dts)
+    }
+
+    #[test]
+    fn the_page_table_s_size_can_change_where_the_backend_says_so() {
+        for hpt_resize in [false, true] {
+            let offered = Capabilities { hpt_resize, ..capabilities() };
+            let (_, dts) = tree_of(&offered, Topology::new(1, 1).unwrap(), &[]);
+            assert_eq!(dts.contains("\"hcall-hpt-resize\""), hpt_resize, "{dts}");
+        }
     }
 
     #[test]

@@ -6,11 +6,11 @@
 use paperboat_hypervisor::{BackendError, HypercallReply, InterruptMode};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::status::{H_AUTHORITY, H_BUSY, H_FUNCTION, H_HARDWARE, H_P2, H_P3, H_P4, H_PARAMETER, H_SUCCESS, H_UNSUPPORTED_FLAG};
+use super::status::{H_BUSY, H_FUNCTION, H_HARDWARE, H_P2, H_P3, H_P4, H_PARAMETER, H_SUCCESS, H_UNSUPPORTED_FLAG};
 use super::tce::{TCE_PAGE_SIZE, TCES_PER_CALL_MAX, TceError};
 use super::vty::CHARS_MAX;
 use super::xics::Xics;
-use super::{Action, Call, Outcome, rtas};
+use super::{Action, Call, Outcome, hpt, rtas};
 
 /// One hypercall.
 pub struct Hypercall {
@@ -53,8 +53,8 @@ hypercalls! {
     0x298  H_JOIN                     "Thread Join Option"  join;
     0x2ec  H_HOME_NODE_ASSOCIATIVITY  "Virtual Processor Home Node"  home_node_associativity;
     0x31c  H_SET_MODE                 "Processor Register Access"  set_mode;
-    0x36c  H_RESIZE_HPT_PREPARE       "Page Frame Table Access" resize_hpt;
-    0x370  H_RESIZE_HPT_COMMIT        "Page Frame Table Access" resize_hpt;
+    0x36c  H_RESIZE_HPT_PREPARE       "Page Frame Table Access" hpt::prepare;
+    0x370  H_RESIZE_HPT_COMMIT        "Page Frame Table Access" hpt::commit;
     0x37c  H_REGISTER_PROC_TBL        "Page Frame Table Access" register_process_table;
     0x380  H_SIGNAL_SYS_RESET         "Logical Partitioning"  signal_sys_reset;
     0xf000 H_RTAS                     "boot::RTAS_BLOB"  rtas::hypercall;
@@ -274,19 +274,6 @@ fn set_sprg0(call: &Call<'_>) -> Outcome {
 /// The thread answers: it knows MSR\[EE\] and can sleep.
 fn join(_: &Call<'_>) -> Outcome {
     Outcome { reply: HypercallReply::status(H_SUCCESS), action: Action::Join }
-}
-
-/// The page table was made for all the memory this machine will ever have; a partition may not resize it, and the tree does
-/// not offer it (no `hcall-hpt-resize`). Sizes that cannot be are told apart from the refusal.
-fn resize_hpt(call: &Call<'_>) -> Outcome {
-    let [flags, order, ..] = *call.args;
-    if flags != 0 {
-        return H_PARAMETER.into();
-    }
-    if order != 0 && !(18..=46).contains(&order) {
-        return H_P2.into();
-    }
-    H_AUTHORITY.into()
 }
 
 fn signal_sys_reset(call: &Call<'_>) -> Outcome {

@@ -1,10 +1,11 @@
 use super::*;
-use crate::papr::status::H_FUNCTION;
-use crate::papr::testkit::platform;
+use crate::papr::status::{H_AUTHORITY, H_CLOSED, H_FUNCTION, H_PTEG_FULL, H_RESOURCE};
+use crate::papr::testkit::{platform, platform_of};
 use crate::papr::vty::UNIT_ADDRESS;
 use crate::papr::{Platform, phb};
-use crate::testing::Random;
-use paperboat_hypervisor::HypercallArgs;
+use crate::testing::{Random, ScriptedTable, ScriptedVm};
+use paperboat_hypervisor::{HypercallArgs, ResizeError};
+use std::sync::{Arc, Mutex};
 
 fn call(platform: &Platform, nr: u64, args: &[u64]) -> HypercallReply {
     let mut full: HypercallArgs = [0; 9];
@@ -128,12 +129,40 @@ fn system_resets_name_their_targets() {
 fn the_page_table_keeps_its_size() {
     let (platform, _) = platform(1);
     for nr in [0x36c, 0x370] {
-        assert_eq!(call(&platform, nr, &[0, 24]).status, H_AUTHORITY);
-        assert_eq!(call(&platform, nr, &[0, 0]).status, H_AUTHORITY);
-        assert_eq!(call(&platform, nr, &[1, 24]).status, H_PARAMETER);
-        assert_eq!(call(&platform, nr, &[0, 17]).status, H_P2);
-        assert_eq!(call(&platform, nr, &[0, u64::MAX]).status, H_P2);
+        for args in [[0, 24], [0, 0], [1, 24], [0, 17]] {
+            assert_eq!(call(&platform, nr, &args).status, H_AUTHORITY, "{nr:#x} {args:?}");
+        }
     }
+}
+
+#[test]
+fn the_page_table_becomes_smaller_where_the_backend_can() {
+    const PREPARE: u64 = 0x36c;
+    const COMMIT: u64 = 0x370;
+    let refused = BackendError::Protocol { id: 0, reason: "a test" };
+    let failures = [ResizeError::NoMemory { order: 20 }, ResizeError::Collision { order: 20 }, refused.into()];
+    let table = Arc::new(ScriptedTable { order: Mutex::new(22), failures: Mutex::new(failures.into()) });
+    let vm = ScriptedVm::new(Vec::new()).with_table(&table);
+    let (platform, _) = platform_of(vm, 1);
+    let ask = |nr, order| call(&platform, nr, &[0, order]).status;
+    for nr in [PREPARE, COMMIT] {
+        assert_eq!(call(&platform, nr, &[1, 20]).status, H_PARAMETER);
+        for order in [1, 17, 47, 1 << 32 | 20, u64::MAX] {
+            assert_eq!(ask(nr, order), H_PARAMETER, "{order}");
+        }
+    }
+    for order in [22, 23, 46] {
+        assert_eq!(ask(PREPARE, order), H_RESOURCE, "{order}");
+    }
+    assert_eq!((ask(COMMIT, 20), ask(COMMIT, 0)), (H_CLOSED, H_CLOSED), "nothing is prepared");
+    assert_eq!((ask(PREPARE, 20), ask(PREPARE, 0), ask(COMMIT, 20)), (H_SUCCESS, H_SUCCESS, H_CLOSED), "it was taken back");
+    assert_eq!((ask(PREPARE, 20), ask(PREPARE, 22), ask(COMMIT, 20)), (H_SUCCESS, H_RESOURCE, H_CLOSED), "and replaced");
+    for status in [H_RESOURCE, H_PTEG_FULL, H_HARDWARE, H_SUCCESS] {
+        assert_eq!((ask(PREPARE, 20), ask(COMMIT, 21), ask(COMMIT, 20)), (H_SUCCESS, H_CLOSED, status));
+        assert_eq!(ask(COMMIT, 20), H_CLOSED, "a commit uses up what was prepared");
+    }
+    assert_eq!(*table.order.lock().unwrap(), 20);
+    assert_eq!(ask(PREPARE, 20), H_RESOURCE);
 }
 
 #[test]

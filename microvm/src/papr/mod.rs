@@ -7,6 +7,7 @@
 pub mod calendar;
 pub mod cpus;
 pub mod hcall;
+pub mod hpt;
 pub mod nvram;
 pub mod phb;
 pub mod rtas;
@@ -28,6 +29,7 @@ use crate::console::Console;
 use crate::pci::PciFunction;
 use calendar::PartitionClock;
 use cpus::Cpus;
+use hpt::PreparedTable;
 use nvram::Nvram;
 use phb::{DmaPolicy, Phb, PhbError};
 use sources::{BackendSources, Sources};
@@ -42,6 +44,8 @@ pub mod status {
     pub const H_SUCCESS: i64 = 0;
     /// Try again later.
     pub const H_BUSY: i64 = 1;
+    /// What the call works on is not there.
+    pub const H_CLOSED: i64 = 2;
     /// H_JOIN: every other vCPU has joined, the caller goes on.
     pub const H_CONTINUE: i64 = 18;
     /// The hardware, or the machine, failed.
@@ -52,8 +56,12 @@ pub mod status {
     pub const H_PARAMETER: i64 = -4;
     /// The processor is in a state in which the call is not allowed.
     pub const H_BAD_MODE: i64 = -5;
+    /// An entry of the page table has no place.
+    pub const H_PTEG_FULL: i64 = -6;
     /// The partition is not allowed to.
     pub const H_AUTHORITY: i64 = -10;
+    /// The partition does not get so much.
+    pub const H_RESOURCE: i64 = -16;
     /// Parameter 2 is out of range.
     pub const H_P2: i64 = -55;
     /// Parameter 3 is out of range.
@@ -206,6 +214,8 @@ pub struct Platform {
     pub trace: Trace,
     /// Non-volatile memory.
     pub nvram: Nvram,
+    /// The size of the page table that the guest has prepared.
+    pub prepared_table: PreparedTable,
     counters: Vec<CallCounters>,
     unknown: Mutex<BTreeSet<u64>>,
 }
@@ -240,6 +250,7 @@ impl Platform {
             clock: parts.clock,
             trace: parts.trace,
             nvram: Nvram::default(),
+            prepared_table: PreparedTable::default(),
             counters: (0..parts.vcpus).map(|_| CallCounters::new()).collect(),
             unknown: Mutex::default(),
         })

@@ -13,10 +13,15 @@ use crate::testing::{ScriptedVm, TestFunction};
 
 /// One MiB of memory, two PCI functions.
 pub fn platform(vcpus: u32) -> (Platform, Arc<Console>) {
+    platform_of(ScriptedVm::new(Vec::new()), vcpus)
+}
+
+/// The same with a backend of the test's.
+pub fn platform_of(vm: ScriptedVm, vcpus: u32) -> (Platform, Arc<Console>) {
     let console = Arc::new(Console::in_memory());
     let platform = Platform::new(PlatformParts {
         ram: GuestRam::new(1 << 20).unwrap(),
-        vm: Arc::new(ScriptedVm::new(Vec::new())),
+        vm: Arc::new(vm),
         vcpus,
         console: Arc::clone(&console),
         functions: vec![Arc::new(TestFunction::new("t0")), Arc::new(TestFunction::new("t1"))],

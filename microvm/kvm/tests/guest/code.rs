@@ -193,6 +193,22 @@ programs! {
         sc 1
         b ."
 
+    // The same with VSID 0x1923, bolted: in a table of 2^20 bytes its group is 0x1923, in one of 2^18 bytes 0x123.
+    bolted_access bolted_start bolted_end "
+        li 3, 8; li 4, 0; lis 5, 0; ori 5, 5, 0xc918
+        lis 6, 0x192; ori 6, 6, 0x3011
+        li 7, 1; sldi 7, 7, 32; ori 7, 7, 0x2a
+        sc 1
+        mr 20, 3
+        lis 8, 0x1800; ori 8, 8, 1
+        lis 9, 0x192; ori 9, 9, 0x3000
+        slbmte 9, 8; isync
+        mfmsr 10; ori 10, 10, 0x10; mtmsrd 10; isync
+        lis 11, 0x1000
+    1:  stw 12, 8(11)
+        li 3, 0x1c8; mr 4, 20; sc 1
+        b 1b"
+
     // Every floating point and vector register gets a value of its own; after a report each must still have it. r16 counts differences.
     vectors vectors_start vectors_end "
         mr 15, 3
