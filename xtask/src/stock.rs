@@ -81,13 +81,17 @@ pub fn prepare(ctx: &Ctx, host: &Host, scope: Scope) -> Result<Vec<(&'static str
         variables.push(("PAPERBOAT_PROBES", probes::prepare(ctx, host)?));
         variables.push(("PAPERBOAT_HOSTILE", hostile(ctx, host)?));
     }
-    for stock in KERNELS.iter().filter(|stock| stock.scope <= scope) {
-        variables.push((stock.variable, kernel(ctx, stock)?));
-    }
+    variables.extend(kernels(ctx, scope)?.into_iter().map(|(_, variable, path)| (variable, path)));
     if scope >= Scope::All {
         variables.push(("PAPERBOAT_PROGRAMS", programs(ctx)?));
     }
     Ok(variables)
+}
+
+/// The kernels of `scope`: name, variable, file.
+pub fn kernels(ctx: &Ctx, scope: Scope) -> Result<Vec<(&'static str, &'static str, PathBuf)>> {
+    let wanted = KERNELS.iter().filter(|stock| stock.scope <= scope);
+    wanted.map(|stock| Ok((stock.name, stock.variable, kernel(ctx, stock)?))).collect()
 }
 
 /// The stock kernel that the boot benchmark runs beside QEMU.

@@ -58,9 +58,17 @@ const BASE: &[(&str, &str, &[&str], u64)] = &[
     ),
 ];
 
+/// The kernels of Debian's take minutes each, nearly all of it in their drivers' own beginnings: part of everything only.
+const STOCK: (&str, &str, &[&str], u64) = (
+    "Debian's kernels come to a shell",
+    include_str!("stock.sh"),
+    &["-paperboat with 1", "here is 6.1.", "-powerpc64le with 2", "-powerpc64le-64k with 2", "left is 0"],
+    3600,
+);
+
 /// The end-to-end suites that run in the lab as they are, what they leave out there, and how long each may take, in seconds.
 const SUITES: &[(&str, &str, u64)] = &[
-    // Debian's kernels are not in the lab, and only the software CPU repeats itself.
+    // Debian's kernels have a case of their own, and only the software CPU repeats itself.
     ("machine", "--skip stock --skip bit_for_bit", 1800),
     ("thin_cut", "", 1800),
     ("tasks", "", 1800),
@@ -84,12 +92,13 @@ const ROUTINE: &[(&str, &str)] = &[
 ];
 
 /// The scripts of cases.
-pub const SCRIPTS: [&str; 5] = [
+pub const SCRIPTS: [&str; 6] = [
     include_str!("engine.sh"),
     include_str!("says.sh"),
     include_str!("hosts.sh"),
     include_str!("unable.sh"),
     include_str!("container.sh"),
+    include_str!("stock.sh"),
 ];
 
 /// Where the suites find everything in the lab.
@@ -120,7 +129,7 @@ pub fn of(machine: LabMachine, all: bool) -> Vec<Case> {
     if LabMachine::UNABLE.contains(&machine) {
         return vec![unable(machine)];
     }
-    let base = BASE.iter().map(|&(name, script, expect, limit_s)| Case {
+    let base = BASE.iter().chain(all.then_some(&STOCK)).map(|&(name, script, expect, limit_s)| Case {
         name: name.into(),
         script: script.into(),
         expect,
@@ -146,9 +155,10 @@ fn unable(machine: LabMachine) -> Case {
     }
 }
 
-/// Whether a file of this name in the lab is one that these cases use: of the test programs, those that they run.
+/// Whether a file of this name in the lab is one that these cases use: of test programs and Debian's kernels, those that they run.
 pub fn used(cases: &[Case], name: &str) -> bool {
-    !name.starts_with("tests/") || cases.iter().any(|case| case.script.contains(&format!("/opt/paperboat/{name} ")))
+    !(name.starts_with("tests/") || name.starts_with("kernels/"))
+        || cases.iter().any(|case| case.script.contains(&format!("/opt/paperboat/{name} ")))
 }
 
 impl Case {
@@ -169,7 +179,7 @@ mod tests {
     #[test]
     fn the_routine_run_is_a_part_of_everything() {
         let (routine, all) = (of(LabMachine::Powernv9, false), of(LabMachine::Powernv9, true));
-        assert_eq!(all.len(), BASE.len() + SUITES.len());
+        assert_eq!(all.len(), BASE.len() + 1 + SUITES.len());
         for case in &routine {
             assert!(all.iter().any(|of_all| of_all.name == case.name), "{}", case.name);
         }
@@ -180,6 +190,7 @@ mod tests {
                 && used(&routine, "bin/paperboat")
         );
         assert!(!used(&routine, "tests/e2e-storage") && used(&all, "tests/e2e-storage") && used(&all, "tests/e2e-docker"));
+        assert!(!used(&routine, "kernels/stock-6.1") && used(&all, "kernels/stock-6.1") && used(&all, "kernels/stock-6.12-4k"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::session::Session;
 use super::{Booted, Parts, quote};
 use crate::bench::{Figure, Goal, Lab, median, overhead, peer};
 use crate::cli::LabMachine;
+use crate::engines::Scope;
 use crate::{guest, kernel, stock};
 
 /// The peer, as a package of the lab's release.
@@ -30,7 +31,7 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
     let ctx = lab.ctx;
     let (programs, parts) = {
         let _lock = ctx.lock()?;
-        let mut programs = Programs::prepare(ctx, &lab.host, false)?;
+        let mut programs = Programs::prepare(ctx, &lab.host, false, Scope::Demo)?;
         let pause = guest::c_program(ctx, &lab.host, "pause", guest::SMALL)?;
         programs.add("pause.cpio", stock::one_program(ctx, "pause", &pause)?);
         let userland = programs.path("userland.cpio")?.to_owned();

@@ -6,7 +6,7 @@
 //! | `rootfs.rs`, `init.sh`, `system.sh` | what the lab boots |
 //! | `programs.rs` | what it is given to run |
 //! | `session.rs`, `terminal.rs` | a running lab: jobs, console, end |
-//! | `suite.rs`, `cases.rs`, `engine.sh`, `says.sh`, `hosts.sh`, `unable.sh`, `container.sh` | the tests |
+//! | `suite.rs`, `cases.rs`, `engine.sh`, `says.sh`, `hosts.sh`, `unable.sh`, `container.sh`, `stock.sh` | the tests |
 //! | `figures.rs`, `figures.sh` | the benchmark |
 
 mod cases;
@@ -29,6 +29,7 @@ pub use suite::{stage, suites};
 
 use crate::cli::{LabArgs, LabChore, LabMachine};
 use crate::ctx::Ctx;
+use crate::engines::Scope;
 use crate::setup::{self, Host};
 use programs::Programs;
 use qemu::Qemu;
@@ -109,7 +110,7 @@ fn up(ctx: &Ctx, machine: LabMachine, session: &Session) -> Result<()> {
         let _lock = ctx.lock()?;
         let host = Host::detect()?;
         setup::ensure_packages(ctx, &host)?;
-        (Programs::prepare(ctx, &host, true)?, Parts::prepare(ctx, &host, machine, &[])?)
+        (Programs::prepare(ctx, &host, true, Scope::Routine)?, Parts::prepare(ctx, &host, machine, &[])?)
     };
     ensure!(!session.is_up(), "the lab runs already: `cargo xtask lab down` ends it");
     programs.publish(&session.products(), |_| true)?;

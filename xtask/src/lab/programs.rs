@@ -28,8 +28,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds what is missing; test programs, the longest part, only if they are wanted.
-    pub fn prepare(ctx: &Ctx, host: &Host, tests: bool) -> Result<Self> {
+    /// Builds what is missing; test programs, the longest part, only if they are wanted; of Debian's kernels those of `scope`.
+    pub fn prepare(ctx: &Ctx, host: &Host, tests: bool, scope: Scope) -> Result<Self> {
         let tools = toolchain::prepare(ctx, host)?;
         let packages: Vec<&str> = HOST_PACKAGES.iter().flat_map(|name| ["-p", name]).collect();
         let built = guest::cargo_build(ctx, &tools, "ppc64le", &packages, Linkage::Dynamic)?;
@@ -49,6 +49,8 @@ impl Programs {
         files.extend(probes::on_power(ctx, host)?);
         files.push(("hostile.cpio".into(), stock::hostile(ctx, host)?));
         files.push(("vmlinux".into(), kernel::prepare(ctx, host)?.vmlinux));
+        let stock = stock::kernels(ctx, scope)?;
+        files.extend(stock.into_iter().map(|(name, _, path)| (format!("kernels/{name}"), path)));
         files.push(("images/debug-tools".into(), images::debug_tools(ctx, host)?));
         let archives = images::prepare(ctx, host, Scope::Demo)?;
         files.extend(archives.into_iter().map(|(name, path)| (format!("images/{name}.tar"), path)));

@@ -15,13 +15,14 @@ use super::{Booted, Parts};
 use crate::cache::{Inputs, digest};
 use crate::cli::LabMachine;
 use crate::ctx::Ctx;
+use crate::engines::Scope;
 use crate::setup::{self, Host};
 use crate::ui::duration;
 
 /// `cargo xtask lab test`: the routine cases on one machine, or all cases on every machine.
 pub fn run(ctx: &Ctx, machine: Option<LabMachine>, all: bool) -> Result<ExitCode> {
     let machines = machines(machine, all);
-    let (programs, parts) = prepare(ctx, &machines)?;
+    let (programs, parts) = prepare(ctx, &machines, all)?;
     let mut failed = Vec::new();
     let mut summaries = Vec::new();
     for (machine, parts) in machines.into_iter().zip(&parts) {
@@ -51,7 +52,7 @@ fn machines(asked: Option<LabMachine>, all: bool) -> Vec<LabMachine> {
 
 /// `cargo xtask test --stage e2e --backend kvm`: the end-to-end suites alone, on powernv9.
 pub fn suites(ctx: &Ctx) -> Result<Vec<String>> {
-    let (programs, parts) = prepare(ctx, &[LabMachine::Powernv9])?;
+    let (programs, parts) = prepare(ctx, &[LabMachine::Powernv9], false)?;
     let cases: Vec<Case> = cases::suites().collect();
     Ok(vec![boot_and_run(ctx, LabMachine::Powernv9, &cases, &programs, &parts[0])?])
 }
@@ -60,7 +61,7 @@ pub fn suites(ctx: &Ctx) -> Result<Vec<String>> {
 /// this machine; everything everywhere if `all`.
 pub fn stage(ctx: &Ctx, all: bool) -> Result<Vec<String>> {
     let machines = machines(None, all);
-    let (programs, parts) = prepare(ctx, &machines)?;
+    let (programs, parts) = prepare(ctx, &machines, all)?;
     let mut lines = Vec::new();
     for (machine, parts) in machines.into_iter().zip(&parts) {
         let inputs = inputs(&programs, parts)?;
@@ -90,13 +91,13 @@ fn inputs(programs: &Programs, parts: &Parts) -> Result<Inputs> {
 }
 
 /// Programs, and what each of the machines boots.
-fn prepare(ctx: &Ctx, machines: &[LabMachine]) -> Result<(Programs, Vec<Parts>)> {
+fn prepare(ctx: &Ctx, machines: &[LabMachine], all: bool) -> Result<(Programs, Vec<Parts>)> {
     let _lock = ctx.lock()?;
     let host = Host::detect()?;
     setup::ensure_packages(ctx, &host)?;
     let parts = machines.iter().map(|&machine| Parts::prepare(ctx, &host, machine, &[])).collect::<Result<_>>()?;
     let tests = machines.iter().any(|machine| !LabMachine::UNABLE.contains(machine));
-    Ok((Programs::prepare(ctx, &host, tests)?, parts))
+    Ok((Programs::prepare(ctx, &host, tests, Scope::of_tests(all))?, parts))
 }
 
 fn boot_and_run(ctx: &Ctx, machine: LabMachine, cases: &[Case], programs: &Programs, parts: &Parts) -> Result<String> {
