@@ -240,6 +240,7 @@ impl Machine {
             share_options: MessageField::some(share_options(config)),
             huge_pages: config.huge_pages,
             nic_slots: crate::network::SLOTS.into(),
+            nic_queue_pairs: size.queue_pairs(),
             ..Default::default()
         };
         let refused = tokio::select! {
@@ -290,6 +291,11 @@ impl Machine {
     /// Host process id of the machine.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Pairs of queues of each of its network slots.
+    pub fn queue_pairs(&self) -> u32 {
+        self.size.queue_pairs()
     }
 
     /// Its memory, bytes.

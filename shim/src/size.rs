@@ -20,6 +20,9 @@ const MAX_MEMORY_BYTES: u64 = 16 << 40;
 /// XICS server numbers and the device tree are laid out for this many.
 const MAX_VCPUS: u32 = 255;
 
+/// As many as a network slot of the machine has room for.
+const QUEUE_PAIRS_MAX: u32 = 8;
+
 /// A machine's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
@@ -38,6 +41,11 @@ impl Size {
         let max_vcpus = u32::try_from(host_cpus).unwrap_or(MAX_VCPUS).min(config.limits.max_vcpus);
         let max = Self { vcpus: max_vcpus, memory_bytes: config.limits.max_memory_mib << 20 };
         Self { vcpus: config.vcpus, memory_bytes: config.memory_mib << 20 }.raised(asked, max)
+    }
+
+    /// Pairs of queues of each network slot, so that each vCPU has its own.
+    pub fn queue_pairs(self) -> u32 {
+        self.vcpus.clamp(1, QUEUE_PAIRS_MAX)
     }
 
     fn raised(self, asked: Asked, max: Self) -> Self {
@@ -135,6 +143,12 @@ mod tests {
     fn quotas_are_rounded_up_to_whole_cpus() {
         let vcpus = |quota, period| CONFIGURED.raised(Asked::new(None, Some(quota), period), MAX).vcpus;
         assert_eq!((vcpus(50_000, None), vcpus(150_000, None), vcpus(3000, Some(1000)), vcpus(999_999, None)), (1, 2, 3, 4));
+    }
+
+    #[test]
+    fn each_vcpu_has_queues_up_to_what_a_slot_has_room_for() {
+        let pairs = |vcpus| Size { vcpus, ..CONFIGURED }.queue_pairs();
+        assert_eq!((pairs(1), pairs(3), pairs(64)), (1, 3, 8));
     }
 
     #[test]

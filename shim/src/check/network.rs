@@ -38,7 +38,7 @@ fn try_out() -> Vec<Finding> {
 
 /// Two taps: one plays the pod's interface.
 fn tap() -> Finding {
-    match ["paperboat0", "paperboat1"].into_iter().try_for_each(sys::make_tap) {
+    match ["paperboat0", "paperboat1"].into_iter().try_for_each(|name| sys::make_tap(name, false)) {
         Ok(()) => Finding::good(TAP, "taps can be made"),
         Err(error) => Finding::note(
             TAP,

@@ -45,18 +45,19 @@ impl Attachment {
     }
 }
 
-/// Makes the tap and joins it with the interface, both ways.
+/// Makes the tap, for several queues or for one, and joins it with the interface, both ways.
 ///
 /// # Errors
 /// [`NetworkError`]; what was made stays for [`detach`].
-pub fn join(attachment: &Attachment) -> Result<(), NetworkError> {
+pub fn join(attachment: &Attachment, multi_queue: bool) -> Result<(), NetworkError> {
     let mut kernel = open()?;
     // First: who has this has the interface.
     if let Err(error) = kernel.add_ingress(attachment.index) {
         let taken = error.os_error() == Some(Errno::EEXIST as i32);
         return Err(if taken { NetworkError::Taken { interface: attachment.interface.clone() } } else { error.into() });
     }
-    sys::make_tap(&attachment.tap).map_err(|source| NetworkError::Io { what: format!("make tap {}", attachment.tap), source })?;
+    sys::make_tap(&attachment.tap, multi_queue)
+        .map_err(|source| NetworkError::Io { what: format!("make tap {}", attachment.tap), source })?;
     let Some(tap) = kernel.links()?.into_iter().find(|link| link.name == attachment.tap) else {
         return Err(NetworkError::Io { what: format!("tap {}", attachment.tap), source: io::ErrorKind::NotFound.into() });
     };

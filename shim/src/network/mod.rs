@@ -151,6 +151,7 @@ impl Network {
             return Ok(());
         }
         let State { attachments, told, .. } = &mut *state;
+        let multi_queue = machine.queue_pairs() > 1;
         let gone: Vec<u8> =
             attachments.iter().filter(|old| !now.interfaces.iter().any(|new| old.serves(new))).map(|old| old.slot).collect();
         for slot in gone {
@@ -173,7 +174,7 @@ impl Network {
             attachments.push(attachment.clone());
             let joined = self.namespace.run({
                 let attachment = attachment.clone();
-                move || attach::join(&attachment)
+                move || attach::join(&attachment, multi_queue)
             });
             let bound = match joined.await? {
                 Ok(()) => machine.bind_nic(slot.into(), &attachment.tap, interface.mtu).await.map_err(Into::into),

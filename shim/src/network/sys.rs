@@ -20,11 +20,11 @@ mod ioctl {
 }
 
 /// Makes tap `name` in the calling thread's network namespace, to stay until it is removed, with the header in front of each packet that
-/// the machine wants.
+/// the machine wants. Several descriptors may be attached to one with `multi_queue`, each a queue.
 ///
 /// # Errors
 /// The system's: `EBUSY` when the name is taken, `ENOENT` when the host has no taps.
-pub fn make_tap(name: &str) -> io::Result<()> {
+pub fn make_tap(name: &str, multi_queue: bool) -> io::Result<()> {
     let device = File::options().read(true).write(true).open(CLONE_DEVICE);
     let device = device.map_err(|error| io::Error::new(error.kind(), format!("{CLONE_DEVICE}: {error}")))?;
     // SAFETY: ifreq is plain data, for which all zeros is a value.
@@ -35,7 +35,8 @@ pub fn make_tap(name: &str) -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+    let queues = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL | queues;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the kernel reads one ifreq, a live local.
     unsafe { ioctl::set_interface(device.as_raw_fd(), &raw const request) }?;

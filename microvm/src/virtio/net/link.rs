@@ -28,8 +28,6 @@ pub struct BindOptions {
 /// Counters of a link.
 #[derive(Debug, Default)]
 pub(super) struct LinkCounters {
-    pub(super) packets_to_guest: AtomicU64,
-    pub(super) packets_from_guest: AtomicU64,
     pub(super) dropped_to_guest: AtomicU64,
     pub(super) dropped_from_guest: AtomicU64,
     pub(super) bound: AtomicU64,
@@ -45,6 +43,8 @@ pub(super) struct PairEnds {
     /// The tap for each direction. A side that is locked is not taken away.
     pub(super) receive: Mutex<Option<Arc<dyn HostLink>>>,
     pub(super) transmit: Mutex<Option<Arc<dyn HostLink>>>,
+    pub(super) packets_to_guest: AtomicU64,
+    pub(super) packets_from_guest: AtomicU64,
 }
 
 struct LinkState {
@@ -236,7 +236,8 @@ impl PairEnds {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let wake = eventfd()?;
         epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TOKEN_WAKE))?;
-        Ok(Self { epoll, wake, receive: Mutex::default(), transmit: Mutex::default() })
+        let (packets_to_guest, packets_from_guest) = Default::default();
+        Ok(Self { epoll, wake, receive: Mutex::default(), transmit: Mutex::default(), packets_to_guest, packets_from_guest })
     }
 
     fn attach(&self, index: usize, host: &Arc<dyn HostLink>) -> io::Result<()> {

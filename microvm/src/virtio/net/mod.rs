@@ -296,9 +296,13 @@ impl VirtioDevice for NetDevice {
     fn statistics(&self) -> Vec<(&'static str, u64)> {
         let counters = &self.nic.counters;
         let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let pairs = || self.nic.pairs.iter().map(|pair| (of(&pair.packets_to_guest), of(&pair.packets_from_guest)));
         vec![
-            ("packets_to_guest", of(&counters.packets_to_guest)),
-            ("packets_from_guest", of(&counters.packets_from_guest)),
+            ("packets_to_guest", pairs().map(|(to, _)| to).sum()),
+            ("packets_from_guest", pairs().map(|(_, from)| from).sum()),
+            ("pairs", self.nic.active_pairs() as u64),
+            // That have carried packets both ways.
+            ("pairs_used", pairs().filter(|(to, from)| *to > 0 && *from > 0).count() as u64),
             ("dropped_to_guest", of(&counters.dropped_to_guest)),
             ("dropped_from_guest", of(&counters.dropped_from_guest)),
             ("bound", of(&counters.bound)),

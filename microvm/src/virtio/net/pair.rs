@@ -137,7 +137,7 @@ impl Pair {
             carried += 1;
             match self.deliver(ram.memory(), frame) {
                 Delivery::Delivered => {
-                    nic.counters.packets_to_guest.fetch_add(1, Ordering::Relaxed);
+                    nic.pairs[self.index].packets_to_guest.fetch_add(1, Ordering::Relaxed);
                     Counters::add(&self.counters.bytes_to_guest, (frame.length - HEADER_BYTES) as u64);
                 }
                 Delivery::Dropped => {
@@ -262,7 +262,7 @@ impl Service for Transmit {
         // Nothing that the host's end says concerns the guest: networks lose packets.
         match self.send(frame) {
             Ok(()) => {
-                self.nic.counters.packets_from_guest.fetch_add(1, Ordering::Relaxed);
+                self.nic.pairs[self.index].packets_from_guest.fetch_add(1, Ordering::Relaxed);
                 Counters::add(&self.counters.bytes_from_guest, (length - HEADER_BYTES) as u64);
             }
             Err(error) => {
