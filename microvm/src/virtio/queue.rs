@@ -159,6 +159,8 @@ enum RingFault {
     Memory(#[from] vm_memory::GuestMemoryError),
     #[error(transparent)]
     Dma(#[from] DmaFault),
+    #[error("a chain loops, is too long, or leads out of its table or out of memory")]
+    Chain,
 }
 
 impl DeviceQueue {
@@ -210,6 +212,9 @@ impl DeviceQueue {
             let (chain, depth) = match &mut queue.ring {
                 Ring::Identity(ring) => {
                     let chain = ring.iter(memory)?.next();
+                    if chain.as_ref().is_some_and(|chain| !is_whole(chain)) {
+                        return Err(RingFault::Chain);
+                    }
                     (chain, ring.avail_idx(memory, Ordering::Relaxed)? - Wrapping(ring.next_used()))
                 }
                 Ring::Translated(ring) => (ring.pop(memory)?, ring.depth()),
@@ -278,6 +283,11 @@ impl DeviceQueue {
         self.broken = true;
         self.shared.needs_reset(&format_args!("queue {}: {reason}", self.index));
     }
+}
+
+/// Whether a chain ends where its driver says so: the ring code leaves off without a word where it cannot go on.
+fn is_whole(chain: &Chain<'_>) -> bool {
+    chain.clone().last().is_some_and(|last| !last.has_next())
 }
 
 /// Puts elements into the used ring. Those beyond the index are the device's to write; the index then moves over all of them.
