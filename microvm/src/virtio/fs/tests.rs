@@ -538,6 +538,8 @@ fn what_is_not_supported_says_so() {
     for operation in [Opcode::TmpFile, Opcode::Setlk, Opcode::Ioctl, Opcode::Poll, Opcode::Bmap, Opcode::SetupMapping] {
         assert_eq!(guest.call(operation, 1, &[&[0; 64]]), Err(libc::ENOSYS), "{operation:?}");
     }
+    // FUSE_STATX: asked for by every kernel, and no error.
+    assert_eq!(guest.call_raw(52, 1, &[&[0; 24]], ROOM), Err(libc::ENOSYS));
     assert_eq!(guest.call_raw(4711, 1, &[], ROOM), Err(libc::ENOSYS));
     assert_eq!(guest.driver.statistic("errors"), 1, "an operation that does not exist");
 }
