@@ -159,6 +159,17 @@ impl Machine {
         output.trim_end_matches('\n').to_owned()
     }
 
+    /// Memory of its process that is resident, bytes; 0 once it is gone.
+    pub fn resident_bytes(&self) -> u64 {
+        status_number(format!("/proc/{}/status", self.child.id()), "VmRSS:") << 10
+    }
+
+    /// How often its threads have begun to wait so far, each to be woken.
+    pub fn wake_ups(&self) -> u64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        threads.map(|thread| status_number(thread.path().join("status"), "voluntary_ctxt_switches:")).sum()
+    }
+
     /// Waits for the end.
     pub fn end(mut self) -> Ended {
         // The shell's input stays open until the machine is over.
@@ -177,6 +188,13 @@ impl Machine {
         let status = self.child.wait().ok().and_then(|status| status.code());
         Ended { status, messages, console: std::mem::take(&mut self.console) }
     }
+}
+
+/// The number behind `field` in a status file of proc(5), 0 where there is none any more.
+fn status_number(path: impl AsRef<Path>, field: &str) -> u64 {
+    let status = std::fs::read_to_string(path).unwrap_or_default();
+    let value = status.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next());
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 impl Drop for Machine {

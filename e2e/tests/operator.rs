@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use paperboat_e2e::expect::{code as expect_code, nothing_left as expect_nothing_left, words as expect_words};
 use paperboat_e2e::host::{finish, image};
+use paperboat_e2e::net::Net;
 use paperboat_e2e::{Host, Output, Products};
 
 /// A command of ours answers within this time even on a busy machine.
@@ -155,6 +156,55 @@ fn a_running_pod_is_listed_counted_and_explained() {
     let closed = paperboat(&host, &["exec-vm", "first", "--", "true"]);
     assert_eq!(closed.code(), Some(1));
     expect_words(&host, &closed.stderr, &["debug_console: true"]);
+    drop(pod);
+    expect_nothing_left(&host, &before);
+}
+
+/// Guest instructions in a second of a pod that has nothing to do, at most: timers and the agent's housekeeping, not somebody who keeps asking.
+const IDLE_INSTRUCTIONS_PER_SECOND_MAX: u64 = 2_000_000;
+
+#[test]
+fn every_device_of_a_pod_is_counted_and_an_idle_pod_executes_next_to_nothing() {
+    const SECONDS: u64 = 8;
+    let host = host_with("vcpus: 2\n");
+    let mut net = Net::new().unwrap();
+    let namespace = format!("network:{}", net.pod(2).unwrap().display());
+    let before = host.leftovers();
+    let pod = Running::start(&host, &["--with-ns", &namespace], "first");
+    let work = "for cpu in 1 2; do taskset $cpu ping -c 2 10.88.0.1; done && head -c 3000000 /dev/zero > /file && rm /file";
+    let output = host.ctr(&["task", "exec", "--exec-id", "work", "first", "sh", "-c", work]).unwrap();
+    expect_code(&host, &output, 0);
+    let look = || -> serde_json::Value {
+        let output = paperboat(&host, &["stats", "first", "--json"]);
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    };
+    let stats = look();
+    let counted = |name: &str| stats.pointer(&format!("/0/devices/{name}")).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    for device in ["fs", "vsock", "net0", "rng"] {
+        for counter in ["requests", "queue_depth", "interrupts"] {
+            assert!(counted(&format!("{device}.{counter}")) > 0, "{device}.{counter}: {stats:#}");
+        }
+    }
+    for device in ["fs", "vsock", "net0", "rng", "balloon"] {
+        for counter in ["errors", "broken"] {
+            assert_eq!(counted(&format!("{device}.{counter}")), 0, "{device}.{counter}: {stats:#}");
+        }
+    }
+    for counter in ["fs.bytes_from_guest", "vsock.bytes_to_guest", "net0.bytes_to_guest", "rng.bytes_to_guest"] {
+        assert!(counted(counter) > 0, "{counter}: {stats:#}");
+    }
+    // A pair of queues for each vCPU.
+    assert_eq!((counted("net0.pairs"), counted("net0.link_up")), (2, 1), "{stats:#}");
+
+    let executed = || -> u64 {
+        let stats = look();
+        let vcpus = stats.pointer("/0/vcpus_counters").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+        vcpus.iter().filter_map(|vcpu| vcpu.get("instructions")?.as_u64()).sum()
+    };
+    let first = executed();
+    std::thread::sleep(Duration::from_secs(SECONDS));
+    let spent = executed() - first;
+    assert!(first > 0 && spent < SECONDS * IDLE_INSTRUCTIONS_PER_SECOND_MAX, "{spent} instructions in {SECONDS} s");
     drop(pod);
     expect_nothing_left(&host, &before);
 }

@@ -1,4 +1,4 @@
-//! Programs that ask a file system what it does and talk over vsock, for guest and host from the same sources.
+//! Programs that ask a file system what it does, talk over vsock, and misuse devices, for guest and host from the same sources.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::guest;
 use crate::setup::Host;
 
 /// Their sources in `images/`.
-const PROGRAMS: [&str; 4] = ["posix", "posix-data", "shuffle", "talk"];
+const PROGRAMS: [&str; 5] = ["misuse", "posix", "posix-data", "shuffle", "talk"];
 /// They ask for much whose answer they tell by other means.
 const FLAGS: &[&str] = &["-O2", "-Wno-unused-result"];
 
