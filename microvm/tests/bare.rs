@@ -105,6 +105,16 @@ fn pages_translate_and_fault() {
 }
 
 #[test]
+fn the_page_table_calls_have_their_corners() {
+    passes("table", &["--bare"]);
+}
+
+#[test]
+fn the_other_calls_have_their_corners() {
+    passes("corners", &["--bare", "--cpus", "2"]);
+}
+
+#[test]
 fn time_passes_and_the_terminal_interrupts() {
     let scratch = Scratch::new("time");
     for endian in ENDIANS {

@@ -39,6 +39,10 @@ hypercalls! {
     0x24   H_SET_SPRG0                "Processor Register Access"  set_sprg0;
     0x3c   H_LOGICAL_CI_LOAD          "Debugger Support" logical_ci_load;
     0x40   H_LOGICAL_CI_STORE         "Debugger Support" logical_ci_store;
+    0x44   H_LOGICAL_CACHE_LOAD       "Debugger Support" logical_cache_load;
+    0x48   H_LOGICAL_CACHE_STORE      "Debugger Support" logical_cache_store;
+    0x4c   H_LOGICAL_ICBI             "Debugger Support" logical_block;
+    0x50   H_LOGICAL_DCBF             "Debugger Support" logical_block;
     0x54   H_GET_TERM_CHAR            "Virtual Terminal Support" get_term_char;
     0x58   H_PUT_TERM_CHAR            "Virtual Terminal Support" put_term_char;
     0x64   H_EOI                      "Interrupt Support" eoi;
@@ -72,7 +76,7 @@ fn get_term_char(call: &Call<'_>) -> Outcome {
     HypercallReply::with(H_SUCCESS, &[bytes.len() as u64, high, low]).into()
 }
 
-/// The doubleword in which terminal characters travel: the first character is the most significant byte.
+/// The value of up to eight bytes, the first of them the most significant.
 fn be_word(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
@@ -111,9 +115,9 @@ fn cppr(call: &Call<'_>) -> Outcome {
 }
 
 fn eoi(call: &Call<'_>) -> Outcome {
-    present(call, |xics| {
-        xics.end(call.cpu, call.args[0] as u32);
-        H_SUCCESS.into()
+    present(call, |xics| match xics.end(call.cpu, call.args[0] as u32) {
+        Ok(()) => H_SUCCESS.into(),
+        Err(_) => H_PARAMETER.into(),
     })
 }
 
@@ -182,8 +186,7 @@ fn logical_ci_load(call: &Call<'_>) -> Outcome {
         return H_PARAMETER.into();
     }
     let data = call.platform.mmio_read(call.cpu, address, size as u8);
-    let value = data[..size as usize].iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    HypercallReply::with(H_SUCCESS, &[value]).into()
+    HypercallReply::with(H_SUCCESS, &[be_word(&data[..size as usize])]).into()
 }
 
 fn logical_ci_store(call: &Call<'_>) -> Outcome {
@@ -198,7 +201,42 @@ fn logical_ci_store(call: &Call<'_>) -> Outcome {
 }
 
 fn ci_access_is_good(call: &Call<'_>, size: u64, address: u64) -> bool {
-    matches!(size, 1 | 2 | 4 | 8) && address.is_multiple_of(size) && call.platform.phb.covers(address)
+    logical_size_is_good(size, address) && call.platform.phb.covers(address)
+}
+
+fn logical_size_is_good(size: u64, address: u64) -> bool {
+    matches!(size, 1 | 2 | 4 | 8) && address.is_multiple_of(size)
+}
+
+/// Cached access by real address: to memory. Values stand in big-endian order there, whatever the caller's.
+fn logical_cache_load(call: &Call<'_>) -> Outcome {
+    let [size, address, ..] = *call.args;
+    if !logical_size_is_good(size, address) {
+        return H_PARAMETER.into();
+    }
+    let mut data = [0; 8];
+    let data = &mut data[..size as usize];
+    match call.platform.ram.memory().read_slice(data, GuestAddress(address)) {
+        Ok(()) => HypercallReply::with(H_SUCCESS, &[be_word(data)]).into(),
+        Err(_) => H_PARAMETER.into(),
+    }
+}
+
+fn logical_cache_store(call: &Call<'_>) -> Outcome {
+    let [size, address, value, ..] = *call.args;
+    if !logical_size_is_good(size, address) {
+        return H_PARAMETER.into();
+    }
+    let data = value.to_be_bytes();
+    match call.platform.ram.memory().write_slice(&data[8 - size as usize..], GuestAddress(address)) {
+        Ok(()) => H_SUCCESS.into(),
+        Err(_) => H_PARAMETER.into(),
+    }
+}
+
+/// H_LOGICAL_ICBI and H_LOGICAL_DCBF: what was stored by any of these calls is seen by instruction fetches and devices as it is.
+fn logical_block(call: &Call<'_>) -> Outcome {
+    if call.args[0] < call.platform.ram.size_bytes() { H_SUCCESS.into() } else { H_PARAMETER.into() }
 }
 
 fn cpu_characteristics(call: &Call<'_>) -> Outcome {

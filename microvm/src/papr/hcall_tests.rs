@@ -48,6 +48,7 @@ fn interrupts_go_the_whole_way_through_the_calls() {
     assert_eq!(xirr, 0xff00_0002);
     call(&platform, 0x6c, &[0, 0xff]);
     assert_eq!(call(&platform, 0x64, &[xirr]).status, H_SUCCESS);
+    assert_eq!(call(&platform, 0x64, &[0xff00_0003]).status, H_PARAMETER, "no such source");
     assert_eq!(call(&platform, 0xfc, &[]).outputs[0], 0xff00_0000);
     assert_eq!(call(&platform, 0x6c, &[2, 4]).status, H_PARAMETER);
     assert_eq!(call(&platform, 0x6c, &[1 << 32, 4]).status, H_PARAMETER);
@@ -181,6 +182,29 @@ fn cache_inhibited_accesses_stay_in_the_windows() {
     for args in [[4, 0], [4, window + 2], [3, window], [u64::MAX, window], [8, u64::MAX - 7]] {
         assert_eq!(call(&platform, 0x3c, &args).status, H_PARAMETER, "{args:x?}");
         assert_eq!(call(&platform, 0x40, &[args[0], args[1], 7]).status, H_PARAMETER, "{args:x?}");
+    }
+}
+
+#[test]
+fn cached_accesses_stay_in_memory() {
+    let (platform, _) = platform(1);
+    assert_eq!(call(&platform, 0x48, &[8, 0x2000, 0x0102_0304_0506_0708]).status, H_SUCCESS);
+    assert_eq!(platform.ram.memory().read_obj::<u8>(GuestAddress(0x2007)).unwrap(), 8);
+    for (size, address, value) in
+        [(1, 0x2003, 4), (2, 0x2002, 0x0304), (4, 0x2004, 0x0506_0708), (8, 0x2000, 0x0102_0304_0506_0708)]
+    {
+        assert_eq!(call(&platform, 0x44, &[size, address]).outputs[0], value, "{size} bytes");
+        assert_eq!(call(&platform, 0x48, &[size, address, u64::MAX]).status, H_SUCCESS);
+        assert_eq!(call(&platform, 0x44, &[size, address]).outputs[0], u64::MAX >> (64 - 8 * size));
+        assert_eq!(call(&platform, 0x48, &[size, address, value]).status, H_SUCCESS);
+    }
+    for args in [[3, 0x2000], [4, 0x2002], [8, 1 << 20], [1, phb::WINDOWS[2].real_base], [0, 0]] {
+        assert_eq!(call(&platform, 0x44, &args).status, H_PARAMETER, "{args:x?}");
+        assert_eq!(call(&platform, 0x48, &[args[0], args[1], 7]).status, H_PARAMETER, "{args:x?}");
+    }
+    for nr in [0x4c, 0x50] {
+        assert_eq!(call(&platform, nr, &[0x2000]).status, H_SUCCESS);
+        assert_eq!(call(&platform, nr, &[1 << 20]).status, H_PARAMETER);
     }
 }
 

@@ -32,6 +32,9 @@ const NO_EVENT: i32 = 1;
 const HARDWARE_ERROR: i32 = -1;
 const PARAMETER_ERROR: i32 = -3;
 const NOT_AUTHORIZED: i32 = -9002;
+/// System parameters have codes of their own.
+const NO_SUCH_PARAMETER: i32 = -3;
+const PARAMETER_BUFFER_ERROR: i32 = -9999;
 const SUSPEND_ABORTED: i32 = 9000;
 
 /// One call.
@@ -132,7 +135,7 @@ pub(super) fn hypercall(call: &Call<'_>) -> Outcome {
     }
     let [token, nargs, nrets] = header;
     if nargs as usize > WORDS_MAX || nrets as usize > WORDS_MAX {
-        return H_PARAMETER.into();
+        return too_many(call, base + 12 + u64::from(nargs) * 4, nrets).into();
     }
     let mut request =
         Request { platform: call.platform, cpu: call.cpu, args: [0; WORDS_MAX], rets: [0; WORDS_MAX], action: Action::None };
@@ -154,6 +157,13 @@ pub(super) fn hypercall(call: &Call<'_>) -> Outcome {
     let name = CALLS.iter().find(|row| row.token == token).map_or("unknown", |row| row.name);
     call.platform.trace.rtas(call.cpu, name, &request.args[..nargs as usize], &request.rets[..nrets as usize]);
     Outcome { action: request.action, ..H_SUCCESS.into() }
+}
+
+/// Counts that belong to no call: the status is said where its place is in memory, as for any other wrong count.
+fn too_many(call: &Call<'_>, status: u64, nrets: u32) -> i64 {
+    let memory = call.platform.ram.memory();
+    let said = nrets > 0 && memory.write_slice(&PARAMETER_ERROR.to_be_bytes(), GuestAddress(status)).is_ok();
+    if said { H_SUCCESS } else { H_PARAMETER }
 }
 
 fn dispatch(request: &mut Request<'_>, token: u32, nargs: u32, nrets: u32) -> i32 {
@@ -398,11 +408,16 @@ fn query_interrupt_source_number(request: &mut Request<'_>) -> i32 {
 }
 
 /// `SPLPAR characteristics` is the one parameter that tools and kernels of a guest look for.
+const SPLPAR_CHARACTERISTICS: u32 = 20;
+
 fn get_system_parameter(request: &mut Request<'_>) -> i32 {
-    const SPLPAR_CHARACTERISTICS: u32 = 20;
+    const LENGTH_BYTES: u32 = 2;
     let [parameter, buffer, length, ..] = request.args;
     if parameter != SPLPAR_CHARACTERISTICS {
-        return PARAMETER_ERROR;
+        return NO_SUCH_PARAMETER;
+    }
+    if length < LENGTH_BYTES {
+        return PARAMETER_BUFFER_ERROR;
     }
     let cpus = request.platform.cpus.count();
     let megabytes = request.platform.ram.size_bytes() >> 20;
@@ -414,12 +429,12 @@ fn get_system_parameter(request: &mut Request<'_>) -> i32 {
     value.truncate(length as usize);
     match request.platform.ram.memory().write_slice(&value, GuestAddress(buffer.into())) {
         Ok(()) => SUCCESS,
-        Err(_) => PARAMETER_ERROR,
+        Err(_) => PARAMETER_BUFFER_ERROR,
     }
 }
 
-fn set_system_parameter(_: &mut Request<'_>) -> i32 {
-    NOT_AUTHORIZED
+fn set_system_parameter(request: &mut Request<'_>) -> i32 {
+    if request.args[0] == SPLPAR_CHARACTERISTICS { NOT_AUTHORIZED } else { NO_SUCH_PARAMETER }
 }
 
 #[cfg(test)]

@@ -135,9 +135,13 @@ impl Xics {
     }
 
     /// H_EOI: ends the interrupt named in `xirr` and restores the CPPR from it.
-    pub fn end(&self, server: u32, xirr: u32) {
+    ///
+    /// # Errors
+    /// [`NoSuch`] source; the CPPR is restored all the same.
+    pub fn end(&self, server: u32, xirr: u32) -> Result<(), NoSuch> {
         let mut inner = self.lock();
         let number = xirr & 0xff_ffff;
+        let known = number == IPI_SOURCE || inner.source(number).is_some();
         if let Some(source) = inner.source(number) {
             source.in_flight = false;
             if source.level && source.asserted && !source.masked() {
@@ -150,6 +154,7 @@ impl Xics {
             }
         }
         inner.set_cppr(self, server, (xirr >> 24) as u8);
+        known.then_some(()).ok_or(NoSuch)
     }
 
     /// H_IPI: sets the server's MFRR, the priority of its pending inter-processor interrupt (0xff: none).
@@ -400,7 +405,7 @@ mod tests {
         assert_eq!(xirr, 0xff00_0000 | MSI_A);
         assert!(!handles[0].external());
         assert_eq!(xics.accept(0), 0x0500_0000, "nothing more; CPPR is the accepted priority");
-        xics.end(0, xirr);
+        xics.end(0, xirr).unwrap();
         assert_eq!(xics.accept(0), 0xff00_0000);
     }
 
@@ -412,7 +417,7 @@ mod tests {
         let xirr = xics.accept(0);
         xics.line(MSI_A).trigger();
         assert!(!handles[0].external());
-        xics.end(0, xirr);
+        xics.end(0, xirr).unwrap();
         assert!(handles[0].external());
         assert_eq!(xics.accept(0) & 0xff_ffff, MSI_A);
     }
@@ -427,7 +432,7 @@ mod tests {
         let first = xics.accept(0);
         assert_eq!(first & 0xff_ffff, MSI_B);
         assert_eq!(xics.accept(0) & 0xff_ffff, 0, "A stays behind the CPPR of B");
-        xics.end(0, first);
+        xics.end(0, first).unwrap();
         assert_eq!(xics.accept(0) & 0xff_ffff, MSI_A);
     }
 
@@ -450,7 +455,7 @@ mod tests {
         xics.set_xive(MSI_A, 0, 5).unwrap();
         assert!(handles[0].external());
         let xirr = xics.accept(0);
-        xics.end(0, xirr);
+        xics.end(0, xirr).unwrap();
         assert!(!handles[0].external());
         xics.set_enabled(MSI_A, false).unwrap();
         assert_eq!(xics.xive(MSI_A), Ok((0, 0xff)));
@@ -471,11 +476,11 @@ mod tests {
         let xirr = xics.accept(0);
         line.set_level(true);
         assert!(!handles[0].external(), "in service: not presented twice");
-        xics.end(0, xirr);
+        xics.end(0, xirr).unwrap();
         assert!(handles[0].external(), "still asserted: again");
         let xirr = xics.accept(0);
         line.set_level(false);
-        xics.end(0, xirr);
+        xics.end(0, xirr).unwrap();
         assert!(!handles[0].external());
     }
 
@@ -487,7 +492,7 @@ mod tests {
         xics.line(source).set_level(true);
         let xirr = xics.accept(0);
         xics.set_xive(source, 1, 5).unwrap();
-        xics.end(0, xirr);
+        xics.end(0, xirr).unwrap();
         assert!(!handles[0].external());
         assert!(handles[1].external());
     }
@@ -501,7 +506,7 @@ mod tests {
         let xirr = xics.accept(1);
         assert_eq!(xirr, 0xff00_0002);
         xics.set_mfrr(1, 0xff).unwrap();
-        xics.end(1, xirr);
+        xics.end(1, xirr).unwrap();
         assert!(!handles[1].external());
         assert_eq!(xics.set_mfrr(2, 4), Err(NoSuch));
         assert_eq!(xics.poll(9), Err(NoSuch));
@@ -516,7 +521,7 @@ mod tests {
         let ipi = xics.accept(0);
         assert_eq!(ipi & 0xff_ffff, IPI_SOURCE);
         xics.set_mfrr(0, 0xff).unwrap();
-        xics.end(0, ipi);
+        xics.end(0, ipi).unwrap();
         assert_eq!(xics.accept(0) & 0xff_ffff, MSI_A);
     }
 
@@ -565,7 +570,7 @@ mod tests {
                     }
                     _ => {
                         if let Some(xirr) = stacks[server as usize].pop() {
-                            xics.end(server, xirr);
+                            xics.end(server, xirr).unwrap();
                         }
                     }
                 }
@@ -577,7 +582,7 @@ mod tests {
                 xics.set_mfrr(server, 0xff).unwrap();
                 for _ in 0..64 {
                     let Some(xirr) = stacks[server as usize].pop() else { break };
-                    xics.end(server, xirr);
+                    xics.end(server, xirr).unwrap();
                 }
                 for _ in 0..64 {
                     let xirr = xics.accept(server);
@@ -587,7 +592,7 @@ mod tests {
                     if let Some(slot) = due.get_mut((xirr & 0xff_ffff).wrapping_sub(MSI_A) as usize) {
                         *slot = false;
                     }
-                    xics.end(server, 0xff00_0000 | xirr & 0xff_ffff);
+                    xics.end(server, 0xff00_0000 | xirr & 0xff_ffff).unwrap();
                 }
             }
             assert_eq!(due, [false; 4], "seed {seed}");

@@ -164,6 +164,8 @@ static void runtime(void)
     check(back_text[2] == 'M', "SPLPAR characteristics");
     parameter[0] = 9999;
     equal(rtas("ibm,get-system-parameter", 3, 1, parameter, rets), (u32)-3, "ibm,get-system-parameter of no parameter");
+    equal(rtas("ibm,set-system-parameter", 2, 1, parameter, rets), (u32)-3, "ibm,set-system-parameter of no parameter");
+    parameter[0] = 20;
     equal(rtas("ibm,set-system-parameter", 2, 1, parameter, rets), (u32)-9002, "ibm,set-system-parameter");
     u32 source[3] = {cell("vty", "interrupts", 0), 0, 5};
     equal(rtas("ibm,set-xive", 3, 1, source, rets), 0, "ibm,set-xive");

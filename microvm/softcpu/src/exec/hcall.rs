@@ -59,7 +59,8 @@ const VPA_STATUS: u64 = 9;
 const VPA_SHARED_PROCESSOR: u64 = 2;
 /// Offset of the yield count.
 const VPA_YIELD_COUNT: u64 = 0x100;
-const VPA_ALIGNMENT: u64 = 64;
+/// Areas begin at a line of the data cache.
+const AREA_ALIGNMENT: u64 = 128;
 const SMALLEST_LOG: u32 = 48;
 
 impl Areas {
@@ -80,12 +81,14 @@ impl Areas {
         const DEREGISTER_VPA: u64 = 5;
         const DEREGISTER_LOG: u64 = 6;
         const DEREGISTER_SLB: u64 = 7;
+        let is_bad = address == 0 || !address.is_multiple_of(AREA_ALIGNMENT);
         match function {
+            REGISTER_VPA | REGISTER_LOG | REGISTER_SLB if is_bad => H_PARAMETER,
             REGISTER_VPA => {
                 let size = (ram.load::<2>(address.wrapping_add(AREA_SIZE)) as u16).swap_bytes();
                 let size = u64::from(size);
                 let crosses = address % 4096 + size > 4096;
-                if !address.is_multiple_of(VPA_ALIGNMENT) || size < VPA_BYTES || crosses || !ram.contains(address, size) {
+                if size < VPA_BYTES || crosses || !ram.contains(address, size) {
                     return H_PARAMETER;
                 }
                 let status = ram.load::<1>(address + VPA_STATUS);
@@ -97,7 +100,7 @@ impl Areas {
             }
             REGISTER_LOG | REGISTER_SLB => {
                 let size = (ram.load::<4>(address.wrapping_add(AREA_SIZE)) as u32).swap_bytes();
-                if !address.is_multiple_of(VPA_ALIGNMENT) || size < SMALLEST_LOG || !ram.contains(address, u64::from(size)) {
+                if size < SMALLEST_LOG || !ram.contains(address, u64::from(size)) {
                     return H_PARAMETER;
                 }
                 if self.vpa.is_none() {
