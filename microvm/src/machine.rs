@@ -25,7 +25,7 @@ use crate::backend::{ChoiceError, ChosenVm};
 use crate::boot::{self, BootError, BootMachine, BootSource, Topology, TreeError};
 use crate::console::Console;
 use crate::papr::calendar::PartitionClock;
-use crate::papr::phb::DmaPolicy;
+use crate::papr::phb::{DmaPolicy, WINDOWS};
 use crate::papr::trace::Trace;
 use crate::papr::{GuestEnd, Platform, PlatformError, PlatformParts};
 use crate::pci::PciFunction;
@@ -33,6 +33,10 @@ use crate::stats::{DeviceCounter, MachineStats, VcpuCounters, VcpuReport};
 
 /// Least guest memory in bytes; bare-metal programs fit, Linux needs four times as much.
 pub const MEMORY_MIN: u64 = 16 << 20;
+
+/// Most guest memory in bytes: the host bridge's windows lie above.
+pub const MEMORY_MAX: u64 = 16 << 40;
+const _: () = assert!(MEMORY_MAX <= WINDOWS[0].real_base);
 
 /// Guest memory comes in multiples of this, so that the kernel's linear mapping of 16 MiB pages ends where memory ends.
 pub const MEMORY_STEP: u64 = 16 << 20;
@@ -49,6 +53,12 @@ pub enum MachineError {
     /// Too little memory.
     #[error("{memory_bytes} bytes of memory: a machine needs at least {} MiB", MEMORY_MIN >> 20)]
     MemoryTooSmall {
+        /// As asked for.
+        memory_bytes: u64,
+    },
+    /// Too much memory.
+    #[error("{memory_bytes} bytes of memory: a machine has at most {} GiB", MEMORY_MAX >> 30)]
+    MemoryTooLarge {
         /// As asked for.
         memory_bytes: u64,
     },
@@ -240,6 +250,9 @@ impl Machine {
         let memory_bytes = config.memory_bytes;
         if memory_bytes < MEMORY_MIN {
             return Err(MachineError::MemoryTooSmall { memory_bytes });
+        }
+        if memory_bytes > MEMORY_MAX {
+            return Err(MachineError::MemoryTooLarge { memory_bytes });
         }
         if !memory_bytes.is_multiple_of(MEMORY_STEP) {
             return Err(MachineError::MemoryStep { memory_bytes });

@@ -190,6 +190,7 @@ fn what_cannot_be_is_one_line_that_names_it() {
         (&["--kernel", &good, "--load-address", "0x10000"], "position-independent"),
         (&["--kernel", &good, "--memory", "lots"], "lots"),
         (&["--kernel", &good, "--memory", "99999999999G"], "too large"),
+        (&["--kernel", &good, "--memory", "999999999G"], "at most 16384 GiB"),
         (&["--kernel", &good, "--cpus", "many"], "many"),
         (&["--kernel", &good, "--threads", "3"], "1, 2, 4 and 8"),
         (&["--kernel", &good, "--console", "printer"], "stdio, null or file=PATH"),
@@ -210,6 +211,11 @@ fn what_cannot_be_is_one_line_that_names_it() {
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
         assert!(text.contains(needle) && text.trim_end().lines().count() == 1, "{arguments:?}: {text}");
+        let mut parts: Vec<&str> = text.trim_end().split(": ").collect();
+        let count = parts.len();
+        parts.sort_unstable();
+        parts.dedup();
+        assert_eq!(parts.len(), count, "said twice: {text}");
     }
 }
 

@@ -60,6 +60,12 @@ pub enum RamError {
         #[source]
         source: io::Error,
     },
+    /// The host has not got the memory that goes with it.
+    #[error("the host has no memory for the bookkeeping of {size_bytes} bytes of guest memory")]
+    Bookkeeping {
+        /// The size asked for.
+        size_bytes: u64,
+    },
     /// The kernel refused the mapping.
     #[error("cannot map {size_bytes} bytes of guest memory: {reason}")]
     Map {
@@ -243,6 +249,9 @@ impl GuestRam {
             // A huge page that is missing when it is touched ends the process: all are taken now or none.
             fallocate(&memfd, FallocateFlags::empty(), 0, length).map_err(no_pages)?;
         }
+        // The map of code pages is made where no error can be given back: whether there is room for it is asked before.
+        let pages = usize::try_from(size_bytes / CODE_PAGE_SIZE).map_err(|_| RamError::Size { size_bytes })?;
+        Vec::<u8>::new().try_reserve_exact(pages).map_err(|_| RamError::Bookkeeping { size_bytes })?;
         let file = memfd.try_clone().map_err(|source| RamError::Create { size_bytes, source })?;
         let length = usize::try_from(size_bytes).map_err(|_| RamError::Size { size_bytes })?;
         let memory = GuestMemoryMmap::from_ranges_with_files([(

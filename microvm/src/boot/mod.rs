@@ -52,7 +52,7 @@ pub const RTAS_BLOB: [u32; 5] = [0x7c64_1b78, 0x3c60_0000, 0x6063_f000, 0x4400_0
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// The kernel's file.
-    #[error("kernel {path}: {source}")]
+    #[error("kernel {path}")]
     Kernel {
         /// As given.
         path: String,
