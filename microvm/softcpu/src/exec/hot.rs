@@ -1,7 +1,8 @@
 //! The hot loop: a `match` over micro-ops, block after block, until something needs the engine's attention.
 
 use std::cmp::Ordering;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
+use std::sync::atomic::fence;
 
 use super::block::CodeCache;
 use super::copying;
@@ -279,6 +280,8 @@ pub(super) fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop
                 return Ok(());
             }
             Uop::Nop => {}
+            Uop::OrderSome => fence(AcqRel),
+            Uop::OrderAll => fence(SeqCst),
             Uop::Spin => cpu.spin(),
 
             Uop::Li { rt, imm } => r!(rt) = i64::from(imm) as u64,

@@ -67,7 +67,7 @@ pub struct Storage {
     watch: Option<Watch>,
 }
 
-/// Empty banks, made on the heap: a bank is 32 KiB.
+/// Empty banks, made on the heap: a bank is 65 KiB.
 fn data_banks() -> Box<[DataBank; DATA_BANKS]> {
     let banks = vec![DataBank::new(); DATA_BANKS].into_boxed_slice();
     banks.try_into().unwrap_or_else(|_| unreachable!("as many were made"))

@@ -13,9 +13,9 @@ pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 const PAGE_MASK: u64 = !(PAGE_SIZE - 1);
 
 /// Entries of a data bank, per direction.
-const DATA_ENTRIES: usize = 512;
-/// Entries of a fetch bank.
-const FETCH_ENTRIES: usize = 256;
+const DATA_ENTRIES: usize = 1024;
+/// Entries of a fetch bank: the text of a kernel without modules fits.
+const FETCH_ENTRIES: usize = 2048;
 /// Data banks: real mode, and seven combinations of problem state and AMR (Linux uses four).
 pub const DATA_BANKS: usize = 8;
 /// Fetch banks: real mode, privileged, problem state.
@@ -25,6 +25,32 @@ pub const FETCH_BANKS: usize = 3;
 const EMPTY: u64 = u64::MAX;
 /// Page table index of a real-mode entry.
 pub const NO_PTEX: u64 = u64::MAX;
+
+/// Which page table entries may have translations here, by the low bits of their index: most that the guest changes have none, and
+/// nothing has to be looked through for them.
+#[derive(Debug, Clone)]
+struct Filter([u64; FILTER_BITS / 64]);
+
+const FILTER_BITS: usize = 4096;
+
+impl Filter {
+    const EMPTY: Self = Self([0; FILTER_BITS / 64]);
+
+    fn place(ptex: u64) -> (usize, u64) {
+        let bit = ptex as usize % FILTER_BITS;
+        (bit / 64, 1 << (bit % 64))
+    }
+
+    fn add(&mut self, ptex: u64) {
+        let (word, bit) = Self::place(ptex);
+        self.0[word] |= bit;
+    }
+
+    fn may_hold(&self, ptex: u64) -> bool {
+        let (word, bit) = Self::place(ptex);
+        self.0[word] & bit != 0
+    }
+}
 
 /// What a data entry answers: real address = effective address + `delta`.
 #[derive(Debug, Clone, Copy)]
@@ -48,11 +74,12 @@ const NO_ORIGIN: Origin = Origin { ptex: NO_PTEX, class: false };
 pub struct DataTlb {
     entries: [DataEntry; DATA_ENTRIES],
     origins: [Origin; DATA_ENTRIES],
+    filter: Filter,
 }
 
 impl DataTlb {
     fn new() -> Self {
-        Self { entries: [EMPTY_DATA; DATA_ENTRIES], origins: [NO_ORIGIN; DATA_ENTRIES] }
+        Self { entries: [EMPTY_DATA; DATA_ENTRIES], origins: [NO_ORIGIN; DATA_ENTRIES], filter: Filter::EMPTY }
     }
 
     /// Real address of `len` bytes at `ea`, if the page is known and all bytes lie in it.
@@ -76,18 +103,28 @@ impl DataTlb {
         let index = (ea >> PAGE_SHIFT) as usize % DATA_ENTRIES;
         self.entries[index] = DataEntry { tag: ea & PAGE_MASK, delta: ra.wrapping_sub(ea) };
         self.origins[index] = Origin { ptex: ptex.unwrap_or(NO_PTEX), class };
+        if let Some(ptex) = ptex {
+            self.filter.add(ptex);
+        }
     }
 
     fn clear(&mut self) {
         self.entries.fill(EMPTY_DATA);
         self.origins.fill(NO_ORIGIN);
+        self.filter = Filter::EMPTY;
     }
 
     fn drop_ptex(&mut self, ptex: u64) {
+        if !self.filter.may_hold(ptex) {
+            return;
+        }
+        self.filter = Filter::EMPTY;
         for (entry, origin) in self.entries.iter_mut().zip(self.origins.iter_mut()) {
             if origin.ptex == ptex {
                 *entry = EMPTY_DATA;
                 origin.ptex = NO_PTEX;
+            } else if origin.ptex != NO_PTEX {
+                self.filter.add(origin.ptex);
             }
         }
     }
@@ -175,12 +212,13 @@ const EMPTY_FETCH: FetchEntry = FetchEntry { tag: EMPTY, code: 0, class: false, 
 #[derive(Debug, Clone)]
 pub struct FetchBank {
     entries: Box<[FetchEntry; FETCH_ENTRIES]>,
+    filter: Filter,
 }
 
 impl FetchBank {
     /// An empty bank.
     pub fn new() -> Self {
-        Self { entries: Box::new([EMPTY_FETCH; FETCH_ENTRIES]) }
+        Self { entries: Box::new([EMPTY_FETCH; FETCH_ENTRIES]), filter: Filter::EMPTY }
     }
 
     /// The entry of the page of `ea` in a decoding mode.
@@ -195,19 +233,26 @@ impl FetchBank {
         let tag = ea & PAGE_MASK | u64::from(mode);
         self.entries[(ea >> PAGE_SHIFT) as usize % FETCH_ENTRIES] =
             FetchEntry { tag, code, class, ptex: ptex.unwrap_or(NO_PTEX) };
+        if let Some(ptex) = ptex {
+            self.filter.add(ptex);
+        }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.entries.fill(EMPTY_FETCH);
+        self.filter = Filter::EMPTY;
     }
 
     fn drop_where(&mut self, goes: impl Fn(&FetchEntry) -> bool) -> bool {
         let mut any = false;
-        for entry in self.entries.iter_mut() {
-            if entry.tag != EMPTY && goes(entry) {
+        self.filter = Filter::EMPTY;
+        for entry in self.entries.iter_mut().filter(|entry| entry.tag != EMPTY) {
+            if goes(entry) {
                 *entry = EMPTY_FETCH;
                 any = true;
+            } else if entry.ptex != NO_PTEX {
+                self.filter.add(entry.ptex);
             }
         }
         any
@@ -215,7 +260,7 @@ impl FetchBank {
 
     /// Forgets what came through one page table entry.
     pub fn drop_ptex(&mut self, ptex: u64) -> bool {
-        self.drop_where(|entry| entry.ptex == ptex)
+        self.filter.may_hold(ptex) && self.drop_where(|entry| entry.ptex == ptex)
     }
 
     /// Forgets segments.
@@ -246,6 +291,25 @@ mod tests {
         assert_eq!(tlb.lookup_aligned::<4>(0x7ff6), None);
         assert_eq!(tlb.lookup_aligned::<1>(0x7fff), Some(0x3fff));
         assert_eq!(DataTlb::new().lookup_aligned::<8>(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_filter_that_was_made_anew_still_knows_what_stayed() {
+        let mut bank = FetchBank::new();
+        // 7 and 4103 share a bit.
+        for (page, ptex) in [(1u64, 7u64), (2, 4103), (3, 9)] {
+            bank.insert(page << PAGE_SHIFT, 0, page as u32, Some(ptex), false);
+        }
+        assert!(!bank.drop_ptex(8) && bank.drop_ptex(7));
+        assert_eq!([1, 2, 3].map(|page| bank.lookup(page << PAGE_SHIFT, 0)), [None, Some(2), Some(3)]);
+        assert!(bank.drop_ptex(4103) && bank.drop_ptex(9) && !bank.drop_ptex(9));
+        let mut data = DataTlb::new();
+        data.insert(0x1000, 0x1000, Some(7), false);
+        data.insert(0x2000, 0x2000, Some(4103), false);
+        data.drop_ptex(7);
+        assert!(data.lookup(0x1000, 1).is_none() && data.lookup(0x2000, 1).is_some());
+        data.drop_ptex(4103);
+        assert!(data.lookup(0x2000, 1).is_none());
     }
 
     #[test]

@@ -31,6 +31,10 @@ micro_ops! {
     /// Newer than the processor that the guest is to find: illegal in problem state.
     Newer(Insn),
     Nop,
+    /// lwsync, eieio.
+    OrderSome,
+    /// hwsync, ptesync.
+    OrderAll,
     /// or 1,1,1 and or 31,31,31: the program spins and lowers its priority (II 3.1).
     Spin,
 
