@@ -35,6 +35,7 @@ pub const KVM_CAP_PPC_HWRNG: u32 = 115;
 pub const KVM_CAP_SPAPR_RESIZE_HPT: u32 = 133;
 pub const KVM_CAP_PPC_MMU_HASH_V3: u32 = 135;
 pub const KVM_CAP_IMMEDIATE_EXIT: u32 = 136;
+pub const KVM_CAP_PPC_SMT_POSSIBLE: u32 = 147;
 pub const KVM_CAP_PPC_GET_CPU_CHAR: u32 = 151;
 pub const KVM_CAP_IRQFD: u32 = 32;
 pub const KVM_CAP_IOEVENTFD: u32 = 36;

@@ -194,7 +194,8 @@ fn table(fd: &PartitionFd, order: u32) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Has the kernel serve its half of the hypercalls, and tells it how many vCPUs share a core, whatever the host's threads are.
+/// Has the kernel serve its half of the hypercalls, and tells it how many vCPUs share a core: whatever the host's threads are since POWER9, no
+/// more than it has threads on a POWER8, where vCPUs of a core run at once.
 fn offer(fd: &PartitionFd, threads_per_core: u32) -> Result<(), HostError> {
     for call in OPTIONAL_CALLS {
         fd.serve_in_kernel(*call)?;
@@ -203,6 +204,12 @@ fn offer(fd: &PartitionFd, threads_per_core: u32) -> Result<(), HostError> {
         fd.serve_in_kernel(H_RANDOM)?;
     }
     let threads = threads_per_core.max(1);
+    // A bit for each number; 0 from kernels before 4.14, which know no such question.
+    let possible = fd.capability(b::KVM_CAP_PPC_SMT_POSSIBLE).cast_unsigned();
+    if threads > 1 && possible != 0 && possible & threads == 0 {
+        let allowed = "no more than the host's cores have: KVM adds none on a POWER8";
+        return Err(BackendError::Config { what: "threads of a core", value: threads.into(), allowed }.into());
+    }
     if threads > 1 || fd.capability(b::KVM_CAP_PPC_SMT) > 1 {
         fd.enable(b::KVM_CAP_PPC_SMT, [threads.into(), 0, 0, 0])?;
     }

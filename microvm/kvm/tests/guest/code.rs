@@ -4,6 +4,7 @@ use std::arch::global_asm;
 use std::sync::Arc;
 
 use paperboat_hypervisor::{ClockMode, EntryState, GuestRam, InterruptMode, Presentation, Processor, Vcpu, Vm, VmConfig};
+use paperboat_kvm::host::HostError;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Where programs stand.
@@ -47,6 +48,11 @@ impl Guest {
 
     /// `handler` stands at the vector of external interrupts.
     pub fn with(program: &[u8], handler: &[u8], change: impl FnOnce(VmConfig) -> VmConfig) -> Self {
+        Self::try_with(program, handler, change).unwrap()
+    }
+
+    /// The same, where the host may refuse.
+    pub fn try_with(program: &[u8], handler: &[u8], change: impl FnOnce(VmConfig) -> VmConfig) -> Result<Self, HostError> {
         let ram = GuestRam::new(MEMORY).unwrap();
         for (code, address) in [(program, BASE), (handler, EXTERNAL), (decrementer(), DECREMENTER)] {
             ram.memory().write_slice(code, GuestAddress(address)).unwrap();
@@ -61,9 +67,9 @@ impl Guest {
             threads_per_core: 1,
             presentation: Presentation::Auto,
         };
-        let vm = paperboat_kvm::create(change(config)).unwrap();
+        let vm = paperboat_kvm::create(change(config))?;
         vm.set_interrupt_mode(InterruptMode { ail: None, little_endian: Some(true) }).unwrap();
-        Self { vm, ram }
+        Ok(Self { vm, ram })
     }
 
     pub fn entry(&self, id: u32) -> EntryState {
