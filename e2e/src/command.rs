@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::{Error, io};
 
 /// No command of a test takes longer; a hanging one becomes a failure with a name.
-pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a finished command left.
 #[derive(Debug)]

@@ -15,10 +15,10 @@ use crate::products::Docker as Release;
 use crate::{Error, io};
 
 /// The Docker daemon answers within this time even on a busy machine.
-const DOCKERD_TIMEOUT: Duration = Duration::from_secs(60);
+const DOCKERD_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A daemon that is asked to end has this long before it is killed.
-const END_TIMEOUT: Duration = Duration::from_secs(30);
+const END_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(20);

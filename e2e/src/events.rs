@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::{Error, Host};
 
 /// An event comes within this time; one too many would come as soon.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(20);

@@ -25,10 +25,10 @@ use crate::{Error, Products, io};
 pub const RUNTIME: &str = "io.containerd.paperboat.v1";
 
 /// containerd answers within this time even on a busy machine.
-const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(60);
+const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A web server of a pod answers within this time, once it listens.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(20);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::Host;
 
-/// Processes end and containerd tidies up after `ctr` has returned, but not for longer than this.
-const SETTLE_TIME: Duration = Duration::from_secs(15);
+/// Processes end and containerd tidies up after `ctr` has returned, but not for longer than this, on an emulated machine of a busy host too.
+const SETTLE_TIME: Duration = Duration::from_secs(90);
 
 /// Pause between two looks.
 const POLL: Duration = Duration::from_millis(50);

@@ -20,7 +20,7 @@ pub const HOST_V6: &str = "fd88::1";
 pub const WEB_PORT: u16 = 8000;
 
 /// No answer over a cable of one machine takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A switch, and the host behind it.
 pub struct Net {

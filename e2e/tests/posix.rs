@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -60,11 +61,15 @@ fn probes() -> PathBuf {
     optional("PAPERBOAT_PROBES").expect("cargo xtask env makes it")
 }
 
-/// Programs and two empty directories where both sides find them.
-struct Volume(PathBuf);
+/// Programs and two empty directories where both sides find them; it goes with the value.
+struct Volume(tempfile::TempDir);
 
 impl Volume {
-    fn new(path: &Path) -> Self {
+    fn new() -> Self {
+        // Where the host's file system has everything that is asked for, which a tmpfs has not.
+        let everyones = std::fs::Permissions::from_mode(0o755);
+        let directory = tempfile::Builder::new().permissions(everyones).tempdir_in("/var/tmp").unwrap();
+        let path = directory.path();
         for part in ["pod", "host"] {
             std::fs::create_dir_all(path.join(part)).unwrap();
         }
@@ -73,12 +78,16 @@ impl Volume {
             let program = program.unwrap();
             std::fs::copy(program.path(), path.join("bin").join(program.file_name())).unwrap();
         }
-        Self(path.to_owned())
+        Self(directory)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// What a shell prints in a pod that has the volume at /volume, with every right that a container can be given.
     fn in_pod(&self, host: &Host, script: &str) -> String {
-        let mount = format!("type=bind,src={},dst=/volume,options=rbind:rw", self.0.display());
+        let mount = format!("type=bind,src={},dst=/volume,options=rbind:rw", self.path().display());
         let options = ["--privileged", "--mount", &mount];
         let output = host.run_with(&options, &image("busybox"), "posix", &["sh", "-ec", script]).unwrap();
         expect::code(host, &output, 0);
@@ -147,20 +156,18 @@ fn questions(volume: &str, directory: &str) -> String {
 fn a_volume_is_what_the_hosts_file_system_is() {
     let host = Host::start().unwrap_or_else(|error| panic!("{error}"));
     let before = host.leftovers();
-    let volume = Volume::new(&host.directory().join("volume"));
+    let volume = Volume::new();
     volume.in_pod(&host, &questions("/volume", "/volume/pod"));
     let allowed = [DIFFERENCES, OF_A_VOLUME].concat();
-    expect_the_same(&volume.0.join("pod"), &volume.0.join("host"), &allowed);
+    expect_the_same(&volume.path().join("pod"), &volume.path().join("host"), &allowed);
     expect::nothing_left(&host, &before);
 }
 
 #[test]
 fn a_share_is_what_the_hosts_file_system_is() {
     let products = MachineProducts::from_environment().unwrap();
-    // Where the host's file system has everything that is asked for, which a tmpfs has not.
-    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
-    let volume = Volume::new(&directory.path().join("volume"));
-    let share = volume.0.to_str().unwrap();
+    let volume = Volume::new();
+    let share = volume.path().to_str().unwrap();
     let mut machine = Machine::start(&products, &products.kernel, "", &["--share", share]).unwrap();
     machine.wait_for_shell();
     machine.run("mkdir -p /mnt && mount -t virtiofs paperboat /mnt");
@@ -169,13 +176,13 @@ fn a_share_is_what_the_hosts_file_system_is() {
     machine.type_line("poweroff -f");
     let ended = machine.end();
     assert_eq!(ended.status, Some(0), "{}{}", ended.console, ended.messages);
-    expect_the_same(&volume.0.join("pod"), &volume.0.join("host"), DIFFERENCES);
+    expect_the_same(&volume.path().join("pod"), &volume.path().join("host"), DIFFERENCES);
 }
 
 /// Random operations in the pod, on a volume and in its own memory at once.
 fn shuffles(seeds: std::ops::Range<u32>, operations: u32) {
     let host = Host::start().unwrap_or_else(|error| panic!("{error}"));
-    let volume = Volume::new(&host.directory().join("volume"));
+    let volume = Volume::new();
     let script = format!(
         "set -e
         for seed in $(seq {} {}); do
