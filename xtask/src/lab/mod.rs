@@ -6,7 +6,7 @@
 //! | `rootfs.rs`, `init.sh`, `system.sh` | what the lab boots |
 //! | `programs.rs` | what it is given to run |
 //! | `session.rs`, `terminal.rs` | a running lab: jobs, console, end |
-//! | `suite.rs`, `cases.rs`, `engine.sh`, `says.sh`, `hosts.sh`, `unable.sh`, `container.sh`, `stock.sh` | the tests |
+//! | `suite.rs`, `cases.rs`, `engine.sh`, `says.sh`, `hosts.sh`, `unable.sh`, `boot.sh`, `container.sh`, `stock.sh` | the tests |
 //! | `figures.rs`, `figures.sh` | the benchmark |
 
 mod cases;
@@ -36,7 +36,7 @@ use qemu::Qemu;
 use session::Session;
 
 /// How long copying the programs into the lab may take.
-const COPY_LIMIT: Duration = Duration::from_secs(120);
+const COPY_LIMIT: Duration = Duration::from_secs(600);
 
 /// A lab that this process has booted; it ends with this value.
 struct Booted<'a> {

@@ -25,7 +25,7 @@ use crate::ctx::Ctx;
 use crate::ui::duration;
 
 /// A lab that has not booted by then hangs, even on a busy machine: it needs 6 processor seconds.
-const BOOT_LIMIT: Duration = Duration::from_secs(300);
+const BOOT_LIMIT: Duration = Duration::from_secs(900);
 /// How long after its limit an answer to a job may come.
 const JOB_GRACE: Duration = Duration::from_secs(60);
 /// How long QEMU may take to end.

@@ -14,6 +14,9 @@ echo lab >/proc/sys/kernel/hostname
 echo "+cpu +memory +pids +io" >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null
 mkdir -p /run/netns /opt/paperboat
 
+# As systemd gives it to services: each file that a guest remembers is a descriptor of its machine.
+ulimit -Hn 524288
+
 # A job is a directory of the share. The port says its name and its limit in seconds; output and status go to the share.
 serve() {
   for port in /sys/class/virtio-ports/*; do
