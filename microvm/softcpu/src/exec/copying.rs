@@ -1,10 +1,11 @@
 //! Loops that copy memory, many turns at once.
 //!
-//! Linux and the C library copy with loops of one block: as many loads as make up a stride, the source moved on, as many stores, the
+//! Linux and the C library copy with loops of one block, or two where a page ends in between: as many loads as make up a stride, the source moved on, as many stores, the
 //! destination moved on, `bdnz`. Their decoded blocks end in a branch of its own ([`Uop::CopyingBdnz`]), which does whole turns on the host as long
 //! as both strides lie in pages that the soft TLB knows. Each turn loads all of its stride before it stores any, as the instructions do,
 //! and leaves the registers that they would leave; turns that touch a page's end, a page unknown or a device are the interpreter's.
 
+use super::block::{CodeCache, MAX_BLOCK};
 use super::tlb::PAGE_SIZE;
 use super::uop::Uop;
 use super::{Cpu, Ram};
@@ -36,6 +37,20 @@ pub fn mark(uops: &mut [Uop]) -> usize {
     }
     let Some(kind) = kind_of(&uops[..end]) else { return 0 };
     uops[end] = Uop::CopyingBdnz { kind, offset };
+    end + 1
+}
+
+/// The same for a loop that ends in this block, which begins a page, and begins in the page before: whether it copies is seen when it runs.
+pub fn mark_across(uops: &mut [Uop]) -> usize {
+    let Some(end) = uops.iter().position(|uop| matches!(uop, Uop::Bdnz { .. })) else { return 0 };
+    let Uop::Bdnz { offset } = uops[end] else { return 0 };
+    let turns_back = -4 * MAX_BLOCK as i64 <= i64::from(offset) && i64::from(offset) < -4 * end as i64;
+    // As every copying loop does just before.
+    let moves_on = end > 0 && matches!(uops[end - 1], Uop::Addi { rt, ra, .. } if rt == ra);
+    if !turns_back || !moves_on {
+        return 0;
+    }
+    uops[end] = Uop::FarCopyingBdnz { offset };
     end + 1
 }
 
@@ -149,12 +164,12 @@ fn shifted(body: &[Uop]) -> Option<Copying> {
 }
 
 /// Does as many turns of the loop with this `body` as can be done now, all but the last: CTR counts them, and `cpu.instructions` has them.
-/// The branch itself, taken, is still to be counted.
+/// `uncounted` instructions, the branch among them, are still to be counted.
 #[inline(never)]
-pub(super) fn repeat(cpu: &mut Cpu, body: &[Uop], kind: Copying) {
+pub(super) fn repeat(cpu: &mut Cpu, body: &[Uop], kind: Copying, uncounted: u64) {
     let length = body.len() as u64 + 1;
-    // The interpreter would look up at the first boundary where a check is due.
-    let until_check = cpu.check_at.saturating_sub(cpu.instructions + length).div_ceil(length);
+    // A check that is due within a turn finds the interpreter at work, at the boundary where it would have found it without this.
+    let until_check = cpu.check_at.saturating_sub(cpu.instructions + uncounted + 1) / length;
     let most = (cpu.st.ctr - 1).min(until_check);
     let turns = match kind {
         Copying::Doublewords => apart(body, 1, 8).map_or(0, |body| copy_doublewords(cpu, &body, most)),
@@ -163,6 +178,30 @@ pub(super) fn repeat(cpu: &mut Cpu, body: &[Uop], kind: Copying) {
     };
     cpu.st.ctr -= turns;
     cpu.instructions += turns * length;
+}
+
+/// The same for a loop whose beginning is in the page before: at `target`, which `end` branches to.
+#[inline(never)]
+pub(super) fn repeat_across(cpu: &mut Cpu, code: &CodeCache, mode: u32, end: &[Uop], target: u64) {
+    let count = ((PAGE_SIZE - target % PAGE_SIZE) / 4) as usize;
+    let Some(begin) = cpu.storage.fetch_fast(target, mode).and_then(|page| code.block(page, target)) else { return };
+    if begin.len() != count || count + end.len() > MAX_BLOCK {
+        return;
+    }
+    let mut body = [Uop::Nop; MAX_BLOCK];
+    for (into, uop) in body.iter_mut().zip(begin) {
+        // The second of a pair stands behind it as it was.
+        *into = match *uop {
+            Uop::LdLd { rt, ra, imm, .. } => Uop::Ld { rt, ra, imm: imm.into() },
+            Uop::StdStd { rs, ra, imm, .. } => Uop::Std { rs, ra, imm: imm.into() },
+            other => other,
+        };
+    }
+    body[count..count + end.len()].copy_from_slice(end);
+    let body = &body[..count + end.len()];
+    if let Some(kind) = kind_of(body) {
+        repeat(cpu, body, kind, end.len() as u64 + 1);
+    }
 }
 
 /// Calls `turn(memory, source, destination)`, real addresses, for up to `most` turns of `stride` bytes; both address registers move on. `mask` is what is

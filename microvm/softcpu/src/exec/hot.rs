@@ -89,7 +89,7 @@ pub(super) fn run(cpu: &mut Cpu, code: &CodeCache, here: &mut Here, mode: u32) -
             let Some(uops) = blocks.at(pc) else {
                 return Ok(Pause::Miss);
             };
-            run_block(cpu, uops, pc)?;
+            run_block(cpu, code, mode, uops, pc)?;
             if cpu.mode_changed {
                 cpu.mode_changed = false;
                 *here = Here::NOWHERE;
@@ -113,9 +113,9 @@ fn wanted(cpu: &Cpu) -> bool {
         || cpu.storage.ram().code().epoch() != cpu.epoch
 }
 
-/// Runs one block that starts at `pc`.
+/// Runs one block that starts at `pc`, of `code` decoded in `mode`.
 #[inline(always)]
-pub(super) fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop> {
+pub(super) fn run_block(cpu: &mut Cpu, code: &CodeCache, mode: u32, uops: &[Uop], pc: u64) -> Result<(), Stop> {
     macro_rules! r {
         ($n:expr) => {
             cpu.st.gpr[usize::from($n & 31)]
@@ -601,9 +601,19 @@ pub(super) fn run_block(cpu: &mut Cpu, uops: &[Uop], pc: u64) -> Result<(), Stop
                 cpu.st.ctr = cpu.st.ctr.wrapping_sub(1);
                 if cpu.st.ctr != 0 {
                     if !wanted(cpu) {
-                        copying::repeat(cpu, &uops[..index!()], kind);
+                        copying::repeat(cpu, &uops[..index!()], kind, index!() as u64 + 1);
                     }
                     go!(at!().wrapping_add(i64::from(offset) as u64))
+                }
+            }
+            Uop::FarCopyingBdnz { offset } => {
+                cpu.st.ctr = cpu.st.ctr.wrapping_sub(1);
+                if cpu.st.ctr != 0 {
+                    let target = at!().wrapping_add(i64::from(offset) as u64);
+                    if !wanted(cpu) {
+                        copying::repeat_across(cpu, code, mode, &uops[..index!()], target);
+                    }
+                    go!(target)
                 }
             }
             Uop::CmpdiBranch { ra, test, imm, offset } => {

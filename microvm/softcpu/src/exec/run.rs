@@ -332,7 +332,10 @@ impl Engine {
                 break;
             }
         }
-        let copying = copying::mark(&mut uops[..count]);
+        let copying = match copying::mark(&mut uops[..count]) {
+            0 if pc.is_multiple_of(PAGE_SIZE) => copying::mark_across(&mut uops[..count]),
+            copying => copying,
+        };
         fuse(&mut uops[copying..count]);
         self.code.insert(number, pc % PAGE_SIZE, &uops[..count]);
         Ok(())

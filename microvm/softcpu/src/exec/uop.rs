@@ -166,6 +166,8 @@ micro_ops! {
     Bdnz { offset: i32 },
     /// The end of a loop that copies and begins with the block (see `copying`).
     CopyingBdnz { kind: Copying, offset: i32 },
+    /// The end of a loop that may copy and begins in the page before.
+    FarCopyingBdnz { offset: i32 },
     Blr,
     BlrIf { shift: u8 },
     BlrUnless { shift: u8 },

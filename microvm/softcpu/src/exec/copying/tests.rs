@@ -1,5 +1,6 @@
 //! Whole turns of copying loops against their instructions, one by one.
 
+use super::super::fuse::fuse;
 use super::super::hot::testkit::{MEMORY_BYTES, Random, compare, copy, cpu, fill};
 use super::super::lower::translate;
 use super::super::uop::{MODE_64, MODE_LE};
@@ -129,7 +130,7 @@ fn loops_of_every_kind_do_what_their_instructions_do() {
         let slow = plainly(&mut plain, &words, pc);
         // What `hot::run` does: back to the block where its loop paused for nothing.
         hot.st.pc = pc;
-        let fast = run_block(&mut hot, &uops, pc);
+        let fast = run_block(&mut hot, &CodeCache::default(), MODE_64 | MODE_LE, &uops, pc);
         assert_eq!(format!("{fast:?}"), format!("{slow:?}"), "{kind:?}");
         compare(Insn(words[0]), &hot, &plain);
         assert_eq!((hot.st.pc, hot.instructions), (plain.st.pc, plain.instructions), "{kind:?}");
@@ -151,9 +152,45 @@ fn turns_are_done_at_once() {
         cpu.storage.probe_store(ea, 8).unwrap();
     }
     let before = cpu.st.ctr;
-    repeat(&mut cpu, &uops[..uops.len() - 1], Copying::Doublewords);
+    repeat(&mut cpu, &uops[..uops.len() - 1], Copying::Doublewords, 35);
     assert_eq!((before - cpu.st.ctr, cpu.instructions), (8, 8 * 35));
     assert_eq!((cpu.st.gpr[4], cpu.st.gpr[3]), (8 * 128, 0x8000 + 8 * 128));
+}
+
+#[test]
+fn a_loop_across_two_pages_copies_too() {
+    const PAGE: u64 = 0x4000;
+    let mode = MODE_64 | MODE_LE;
+    for (kind, count) in [(Copying::Doublewords, 16), (Copying::Quadwords, 8), (Copying::Shifted, 8)] {
+        let words = words(kind, count);
+        for begun in 1..words.len() - 2 {
+            let pc = PAGE - 4 * begun as u64;
+            let (mut hot, mut plain) = (cpu(), cpu());
+            fill(&mut plain, &mut Random(begun as u64));
+            (plain.st.gpr[FROM as usize], plain.st.gpr[TO as usize], plain.st.ctr) = (0x8000, 0xc000, 20);
+            (1..8).for_each(|k| plain.st.gpr[16 + k] = 16 * k as u64);
+            plain.st.vsr[32 + CONTROL as usize] = 0x0506_0708_090a_0b0c_0d0e_0f10_1112_1314;
+            (plain.check_at, hot.check_at) = (u64::MAX, u64::MAX);
+            copy(&plain, &mut hot);
+            let (mut begin, mut end) = (uops(&words[..begun]), uops(&words[begun..]));
+            fuse(&mut begin);
+            assert_eq!(mark_across(&mut end), end.len(), "{kind:?} {begun}");
+            let mut code = CodeCache::default();
+            let page = code.page(pc >> 12, mode);
+            code.insert(page, pc, &begin);
+            let translation = hot.storage.translate_fetch(pc).unwrap();
+            hot.storage.remember_fetch(pc, mode, &translation, page);
+            for ea in [0x8000, 0xc000] {
+                hot.storage.probe_store(ea, 8).unwrap();
+            }
+            repeat_across(&mut hot, &code, mode, &end[..end.len() - 1], pc);
+            assert_eq!(hot.st.ctr, 1, "{kind:?} {begun}");
+            plainly(&mut plain, &words, pc).unwrap();
+            plainly(&mut hot, &words, pc).unwrap();
+            compare(Insn(words[0]), &hot, &plain);
+            assert_eq!(hot.instructions, plain.instructions);
+        }
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn hot_and_plain_forms_agree() {
             plain.st.pc = pc;
             plain.npc = pc + 4;
             copy(&plain, &mut hot);
-            let fast = run_block(&mut hot, &[uop], pc);
+            let fast = run_block(&mut hot, &CodeCache::default(), MODE_64 | MODE_LE, &[uop], pc);
             let slow = execute(&mut plain, op, word);
             assert_eq!(format!("{fast:?}"), format!("{slow:?}"), "{}", row.mnemonic);
             compare(word, &hot, &plain);
@@ -52,7 +52,7 @@ fn a_fault_leaves_the_registers_and_names_its_instruction() {
     cpu.st.gpr[4] = MEMORY_BYTES + 0x1000;
     let words = [0x3860_0001u32, 0xe8a4_0008, 0x3860_0002];
     let uops: Vec<Uop> = words.iter().map(|w| translate(Insn(*w), decode(Insn(*w)), MODE_64 | MODE_LE, Level::V300).0).collect();
-    assert!(run_block(&mut cpu, &uops, 0x100).is_err());
+    assert!(run_block(&mut cpu, &CodeCache::default(), MODE_64 | MODE_LE, &uops, 0x100).is_err());
     assert_eq!((cpu.st.pc, cpu.npc, cpu.instructions), (0x104, 0x108, 1));
     assert_eq!((cpu.st.gpr[3], cpu.st.gpr[5]), (1, 0));
     assert!(matches!(decode(Insn(words[1])), Some(Op::Fixed(FixedOp::Ld))));
@@ -153,7 +153,7 @@ fn pairs_do_what_their_instructions_do() {
             };
         }
         copy(&plain, &mut hot);
-        let fast = run_block(&mut hot, &uops, pc);
+        let fast = run_block(&mut hot, &CodeCache::default(), MODE_64 | MODE_LE, &uops, pc);
         plain.st.pc = pc;
         let mut slow = Ok(());
         let mut done = 0;
