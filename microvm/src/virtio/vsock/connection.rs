@@ -11,8 +11,9 @@ use std::os::unix::net::UnixStream;
 
 use super::packet::{Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 
-/// Credit given to the guest per connection: what we hold for a host peer that does not read.
-pub(super) const BUFFER_BYTES: u32 = 128 << 10;
+/// Credit given to the guest per connection: what we hold for a host peer that does not read. As much as Linux gives: four of its
+/// largest packets, so that some are under way while others are carried on.
+pub(super) const BUFFER_BYTES: u32 = 256 << 10;
 
 /// The guest is told about freed space when this much of its credit is unaccounted for. Half: early enough that a steady
 /// stream never stalls, seldom enough to cost little.
