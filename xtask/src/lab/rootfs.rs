@@ -19,7 +19,7 @@ use crate::run::{Log, capture};
 /// The release that the lab is made of.
 const RELEASE: &str = "trixie";
 /// Raised when the recipe changes.
-const RECIPE: &str = "2";
+const RECIPE: &str = "3";
 /// Debian's kernel with pages of 64 KiB; one with 4 KiB pages cannot back a guest's larger ones.
 const KERNEL: &str = "linux-image-powerpc64le-64k";
 /// The one with 4 KiB pages, for the host that says so.
@@ -78,10 +78,12 @@ const MODULES: &[&str] = &[
     "xt_tcpudp",
 ];
 /// Names that packages' scripts would make.
-const LINKS: [(&str, &str); 4] = [
+const LINKS: [(&str, &str); 6] = [
     ("usr/bin/sh", "dash"),
     ("usr/bin/awk", "mawk"),
     ("usr/sbin/iptables", "xtables-nft-multi"),
+    ("usr/sbin/iptables-save", "xtables-nft-multi"),
+    ("usr/sbin/ip6tables-save", "xtables-nft-multi"),
     ("usr/sbin/ip6tables", "xtables-nft-multi"),
 ];
 /// Size of the disk, of which packages fill a quarter.
