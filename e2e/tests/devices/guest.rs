@@ -39,7 +39,8 @@ impl Guest {
     }
 
     fn boot_with_queues(kernel: &Path, modules: Option<&Path>, cmdline: &str, options: &[&str], pairs: u32) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // On the host's disk: a tmpfs cannot do all that files are asked.
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let share = directory.path().join("share");
         std::fs::create_dir_all(share.join("bin")).unwrap();
         for program in std::fs::read_dir(optional("PAPERBOAT_PROBES").unwrap().join("guest")).unwrap() {
