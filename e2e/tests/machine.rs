@@ -135,21 +135,25 @@ fn a_logical_power8_boots() {
     power_off(machine);
 }
 
-/// Two deterministic runs end with the same registers, instruction count and memory. The guest powers itself off: what is typed comes
+/// Deterministic runs end with the same registers, instruction count and memory. The guest powers itself off: what is typed comes
 /// when a person types it.
 fn repeats(kernel: &Path) {
     let products = products();
-    let state = || {
+    let state = |runs| {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap().to_owned();
-        let options = ["--bare", "--deterministic", "--dump-state", &path];
+        let options = ["--bare", "--deterministic", "--dump-state", &path, "--compile-after", runs];
         let ended = Machine::start(&products, kernel, "rdinit=/bin/poweroff -- -f", &options).unwrap().end();
         assert_eq!(ended.status, Some(0), "{}{}", ended.console, ended.messages);
         std::fs::read_to_string(file.path()).unwrap()
     };
-    let (first, second) = (state(), state());
+    let (first, second) = (state("32"), state("32"));
     assert!(first.contains("cpu0 instructions ") && first.contains("memory "), "{first}");
     assert_eq!(first, second);
+    // What is compiled does what is interpreted, to the instruction.
+    for runs in ["2", "never"] {
+        assert_eq!(first, state(runs), "compiled after {runs} runs");
+    }
 }
 
 #[test]

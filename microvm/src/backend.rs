@@ -7,8 +7,8 @@ use paperboat_hypervisor::{BackendError, ClockMode, Vm, VmConfig};
 use paperboat_kvm::host::{self, HostError};
 use paperboat_softcpu::{SoftVm, TraceConfig};
 
-pub use paperboat_softcpu::TraceFilter;
 pub use paperboat_softcpu::coverage::Coverage;
+pub use paperboat_softcpu::{CompileAfter, TraceFilter};
 
 /// Which backend the user wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,9 +60,9 @@ pub struct ChosenVm {
     pub name: &'static str,
 }
 
-/// What the processor itself prints while it executes (software CPU only).
+/// What is asked of the software CPU: what it prints while it executes, and how it executes.
 #[derive(Debug, Clone, Default)]
-pub struct CpuTrace {
+pub struct CpuOptions {
     /// Every instruction.
     pub instructions: bool,
     /// Every exception with its address.
@@ -73,9 +73,11 @@ pub struct CpuTrace {
     pub filter: TraceFilter,
     /// Where completed instructions are counted by row of the CPU's table.
     pub coverage: Option<Arc<Coverage>>,
+    /// When code is compiled.
+    pub compile_after: CompileAfter,
 }
 
-impl CpuTrace {
+impl CpuOptions {
     fn is_on(&self) -> bool {
         self.instructions || self.exceptions || self.hypercalls
     }
@@ -85,7 +87,7 @@ impl CpuTrace {
 ///
 /// # Errors
 /// [`ChoiceError`].
-pub fn create_vm(choice: BackendChoice, config: VmConfig, trace: CpuTrace) -> Result<ChosenVm, ChoiceError> {
+pub fn create_vm(choice: BackendChoice, config: VmConfig, trace: CpuOptions) -> Result<ChosenVm, ChoiceError> {
     match choice {
         BackendChoice::Kvm if trace.coverage.is_some() => Err(ChoiceError::Coverage),
         BackendChoice::Kvm => kvm(config),
@@ -106,7 +108,7 @@ pub fn probe_kvm() -> Result<String, ChoiceError> {
 }
 
 /// What [`BackendChoice::Auto`] means here: KVM where the host can and the machine asks for nothing that only the software CPU has.
-fn auto(config: &VmConfig, trace: &CpuTrace, probe: impl FnOnce() -> Result<String, HostError>) -> BackendChoice {
+fn auto(config: &VmConfig, trace: &CpuOptions, probe: impl FnOnce() -> Result<String, HostError>) -> BackendChoice {
     let soft_only = config.clock == ClockMode::Deterministic
         || config.budget_instructions.is_some()
         || trace.instructions
@@ -134,14 +136,15 @@ fn kvm(config: VmConfig) -> Result<ChosenVm, ChoiceError> {
     Ok(ChosenVm { vm, name: "kvm" })
 }
 
-fn soft(config: VmConfig, trace: CpuTrace) -> Result<ChosenVm, ChoiceError> {
+fn soft(config: VmConfig, trace: CpuOptions) -> Result<ChosenVm, ChoiceError> {
     let vm = SoftVm::new(config).map_err(ChoiceError::Soft)?;
+    vm.set_compile_after(trace.compile_after);
     if let Some(coverage) = &trace.coverage {
         vm.set_coverage(Arc::clone(coverage));
     }
     if trace.is_on() {
         let writer: Arc<Mutex<dyn Write + Send>> = Arc::new(Mutex::new(std::io::stderr()));
-        let CpuTrace { instructions, exceptions: interrupts, hypercalls, filter, coverage: _ } = trace;
+        let CpuOptions { instructions, exceptions: interrupts, hypercalls, filter, .. } = trace;
         vm.set_trace(TraceConfig { instructions, interrupts, hypercalls, filter, writer });
     }
     Ok(ChosenVm { vm: Arc::new(vm), name: "soft" })
@@ -174,11 +177,11 @@ mod tests {
     #[test]
     fn auto_is_kvm_where_the_host_can() {
         let found = || Ok("hash guests".to_owned());
-        assert_eq!(auto(&config(), &CpuTrace::default(), found), BackendChoice::Kvm);
-        assert_eq!(auto(&config(), &CpuTrace::default(), || Err(HostError::NoHash)), BackendChoice::Soft);
+        assert_eq!(auto(&config(), &CpuOptions::default(), found), BackendChoice::Kvm);
+        assert_eq!(auto(&config(), &CpuOptions::default(), || Err(HostError::NoHash)), BackendChoice::Soft);
         let counted = VmConfig { budget_instructions: Some(1), ..config() };
-        assert_eq!(auto(&counted, &CpuTrace::default(), found), BackendChoice::Soft);
-        let traced = CpuTrace { instructions: true, ..CpuTrace::default() };
+        assert_eq!(auto(&counted, &CpuOptions::default(), found), BackendChoice::Soft);
+        let traced = CpuOptions { instructions: true, ..CpuOptions::default() };
         assert_eq!(auto(&config(), &traced, found), BackendChoice::Soft);
     }
 

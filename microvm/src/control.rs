@@ -15,7 +15,7 @@ use protobuf::MessageField;
 use tokio::sync::{Semaphore, watch};
 use ttrpc::asynchronous::TtrpcContext;
 
-use crate::backend::{BackendChoice, CpuTrace, create_vm};
+use crate::backend::{BackendChoice, CpuOptions, create_vm};
 use crate::boot::{BootFile, BootSource, Topology};
 use crate::console::{Console, FILE_BYTES_MAX};
 use crate::devices::{DEFAULT_CID, DeviceConfig, VsockConfig, device_error};
@@ -261,7 +261,7 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
         console,
         trace: Trace::default(),
     };
-    let make_vm = Box::new(move |config| create_vm(backend, config, CpuTrace::default()));
+    let make_vm = Box::new(move |config| create_vm(backend, config, CpuOptions::default()));
     let machine = Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?;
     Ok(Running { machine, network: Arc::new(network), forget_bell })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{Program, Scratch};
 use paperboat_hypervisor::{Backing, ClockMode, Presentation, Processor};
-use paperboat_microvm::backend::{BackendChoice, CpuTrace, create_vm};
+use paperboat_microvm::backend::{BackendChoice, CpuOptions, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology};
 use paperboat_microvm::console::Console;
 use paperboat_microvm::devices::{DeviceConfig, VsockConfig};
@@ -64,7 +64,7 @@ fn machine_with(kernel: &str, scratch: &Scratch, memory_bytes: u64, budget_instr
     };
     Machine::new(
         config,
-        Box::new(|config| create_vm(BackendChoice::Soft, config, CpuTrace::default())),
+        Box::new(|config| create_vm(BackendChoice::Soft, config, CpuOptions::default())),
         Box::new(|ram| devices.make(ram)),
     )
     .unwrap()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use paperboat_hypervisor::{ClockMode, GuestRam, HypercallArgs, Processor, VmConfig};
-use paperboat_microvm::backend::{BackendChoice, CpuTrace, create_vm};
+use paperboat_microvm::backend::{BackendChoice, CpuOptions, create_vm};
 use paperboat_microvm::console::Console;
 use paperboat_microvm::devices::DeviceConfig;
 use paperboat_microvm::papr::calendar::PartitionClock;
@@ -37,7 +37,7 @@ fn platform() -> Platform {
         threads_per_core: 1,
         presentation: Default::default(),
     };
-    let vm = create_vm(BackendChoice::Soft, config, CpuTrace::default()).expect("the software CPU").vm;
+    let vm = create_vm(BackendChoice::Soft, config, CpuOptions::default()).expect("the software CPU").vm;
     let functions = DeviceConfig { helpers: true, ..DeviceConfig::default() }.make(&ram).expect("two devices");
     let parts = PlatformParts {
         ram,

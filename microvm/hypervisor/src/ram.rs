@@ -145,6 +145,11 @@ impl CodePages {
         self.inner.epoch.load(Ordering::Acquire)
     }
 
+    /// The word that [`Self::epoch`] reads, for compiled code.
+    pub fn epoch_word(&self) -> &AtomicU64 {
+        &self.inner.epoch
+    }
+
     /// True when the page was written after its code had been decoded.
     pub fn is_stale(&self, page: u64) -> bool {
         self.cell(page).is_some_and(|cell| cell.load(Ordering::Acquire) == STALE)

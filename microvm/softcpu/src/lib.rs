@@ -32,4 +32,4 @@ mod vm;
 
 pub use calls::SERVED as SERVED_HYPERCALLS;
 pub use trace::{Place, TraceConfig, TraceFilter, TraceWriter};
-pub use vm::{PVR, SoftVcpu, SoftVm};
+pub use vm::{CompileAfter, PVR, SoftVcpu, SoftVm};

@@ -64,6 +64,37 @@ pub struct SoftVm {
     capabilities: Capabilities,
     trace: Mutex<Option<TraceConfig>>,
     coverage: Mutex<Option<Arc<Coverage>>>,
+    compile_after: Mutex<CompileAfter>,
+}
+
+/// After how many runs a block of guest code is compiled for the host (x86-64; elsewhere all is interpreted).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompileAfter(Option<u8>);
+
+impl CompileAfter {
+    /// All code is interpreted.
+    pub const NEVER: Self = Self(None);
+    /// What can be chosen.
+    const RUNS: [u8; 7] = [2, 4, 8, 16, 32, 64, 128];
+}
+
+/// Early enough that code which runs now and then is compiled, too; later than most of what runs only when Linux boots.
+impl Default for CompileAfter {
+    fn default() -> Self {
+        Self(Some(32))
+    }
+}
+
+impl std::str::FromStr for CompileAfter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "never" {
+            return Ok(Self::NEVER);
+        }
+        let runs = text.parse().ok().filter(|runs| Self::RUNS.contains(runs));
+        runs.map(|runs| Self(Some(runs))).ok_or_else(|| "must be never, or a power of two from 2 to 128".to_owned())
+    }
 }
 
 impl SoftVm {
@@ -112,7 +143,7 @@ impl SoftVm {
             pa_features: pa_features(config.processor),
         };
         let shared = Arc::new(Shared::new(&config, hpt)?);
-        Ok(Self { shared, capabilities, trace: Mutex::new(None), coverage: Mutex::new(None) })
+        Ok(Self { shared, capabilities, trace: Mutex::new(None), coverage: Mutex::new(None), compile_after: Mutex::default() })
     }
 
     /// Traces the vCPUs that are made from now on.
@@ -123,6 +154,11 @@ impl SoftVm {
     /// Counts the instructions of the vCPUs that are made from now on by row of the table. They execute one by one, which is slow.
     pub fn set_coverage(&self, coverage: Arc<Coverage>) {
         *self.coverage.lock().unwrap_or_else(PoisonError::into_inner) = Some(coverage);
+    }
+
+    /// When the code of the vCPUs that are made from now on is compiled.
+    pub fn set_compile_after(&self, runs: CompileAfter) {
+        *self.compile_after.lock().unwrap_or_else(PoisonError::into_inner) = runs;
     }
 
     /// Makes vCPU `id` as its own type, which offers more to tests and tools than the trait.
@@ -140,7 +176,8 @@ impl SoftVm {
         let trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone();
         cpu.trace = trace.map(|config| Tracer::new(id, config));
         cpu.coverage = self.coverage.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(SoftVcpu { engine: Engine::new(cpu) })
+        let compile_after = *self.compile_after.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(SoftVcpu { engine: Engine::new(cpu, compile_after.0) })
     }
 
     /// Injects a system reset into a vCPU.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use nix::sys::signal::{SigSet, Signal};
 use paperboat_hypervisor::{Backing, ClockMode, Presentation, Processor};
-use paperboat_microvm::backend::{BackendChoice, Coverage, CpuTrace, create_vm};
+use paperboat_microvm::backend::{BackendChoice, CompileAfter, Coverage, CpuOptions, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
 use paperboat_microvm::console::{Console, FILE_BYTES_MAX};
 use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
@@ -143,6 +143,9 @@ pub struct RunArguments {
     /// Write how often each row of the CPU's instruction table was executed when the machine is over. Slow: instructions run one by one.
     #[arg(long, value_name = "FILE")]
     coverage: Option<String>,
+    /// Compile a block of guest code once it ran so many times (2, 4, 8 … 128), or never (the software CPU on x86-64).
+    #[arg(long, value_name = "RUNS")]
+    compile_after: Option<CompileAfter>,
     /// Print instructions, CPU time, exits and device counters at the end.
     #[arg(long)]
     stats: bool,
@@ -287,8 +290,9 @@ fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>) -> Result<Ma
         console: console(&arguments.console)?,
         trace: if traces { Trace::new(kinds, Box::new(std::io::stderr())) } else { Trace::default() },
     };
-    let (backend, cpu_trace) = (arguments.backend, CpuTrace { coverage, ..arguments.trace.cpu.clone() });
-    let make_vm = Box::new(move |config| create_vm(backend, config, cpu_trace));
+    let compile_after = arguments.compile_after.unwrap_or_default();
+    let (backend, options) = (arguments.backend, CpuOptions { coverage, compile_after, ..arguments.trace.cpu.clone() });
+    let make_vm = Box::new(move |config| create_vm(backend, config, options));
     Ok(Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use paperboat_microvm::backend::{CpuTrace, TraceFilter};
+use paperboat_microvm::backend::{CpuOptions, TraceFilter};
 use paperboat_microvm::papr::trace::TraceKinds;
 
 use crate::numbers::Address;
@@ -21,7 +21,7 @@ mmio, rtas and hypercalls served by the machine know only the CPU.";
 #[derive(Clone, Default)]
 pub struct TraceChoice {
     pub machine: TraceKinds,
-    pub cpu: CpuTrace,
+    pub cpu: CpuOptions,
 }
 
 impl FromStr for TraceChoice {

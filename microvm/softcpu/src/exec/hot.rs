@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use std::sync::atomic::fence;
 
-use super::block::CodeCache;
+use super::block::{CodeCache, Found};
 use super::copying;
 use super::fixed::compare_bits;
 use super::tlb::PAGE_SIZE;
@@ -21,6 +21,8 @@ pub(super) enum Pause {
     Boundary,
     /// No decoded code for the next address.
     Miss,
+    /// The block at the next address is worth compiling.
+    Hot,
 }
 
 /// The page being executed: its effective address with the mode in the low bits, and its number in the code cache.
@@ -86,10 +88,12 @@ pub(super) fn run(cpu: &mut Cpu, code: &CodeCache, here: &mut Here, mode: u32) -
         // Block after block within the page.
         loop {
             let pc = cpu.st.pc;
-            let Some(uops) = blocks.at(pc) else {
-                return Ok(Pause::Miss);
-            };
-            run_block(cpu, code, mode, uops, pc)?;
+            match blocks.at(pc) {
+                Found::Compiled(entry) => code.run_compiled(cpu, entry)?,
+                Found::Decoded(uops) => run_block(cpu, code, mode, uops, pc)?,
+                Found::Hot => return Ok(Pause::Hot),
+                Found::None => return Ok(Pause::Miss),
+            }
             if cpu.mode_changed {
                 cpu.mode_changed = false;
                 *here = Here::NOWHERE;
@@ -718,7 +722,7 @@ pub(super) fn run_block(cpu: &mut Cpu, code: &CodeCache, mode: u32, uops: &[Uop]
 
 /// Ones from `mb` to `me`, `mb` not above `me`.
 #[inline(always)]
-fn straight(mb: u8, me: u8) -> u64 {
+pub(super) fn straight(mb: u8, me: u8) -> u64 {
     (u64::MAX >> (mb & 63)) & (u64::MAX << (63 - (me & 63)))
 }
 

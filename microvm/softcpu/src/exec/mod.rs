@@ -7,6 +7,11 @@ mod atomic;
 mod bcd;
 mod block;
 mod branch;
+#[cfg(target_arch = "x86_64")]
+mod compile;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "compile/none.rs"]
+mod compile;
 mod copying;
 mod fixed;
 mod fuse;
@@ -130,6 +135,8 @@ pub struct Cpu {
     /// Low-priority hints executed, and whether they have become many.
     spins: u32,
     pub(crate) spun: bool,
+    /// Why compiled code stopped, on its way to the engine.
+    compiled_stop: Option<Stop>,
     /// The trace, if one was asked for.
     pub trace: Option<Tracer>,
     /// Where completed instructions are counted by row, if that was asked for.
@@ -163,6 +170,7 @@ impl Cpu {
             copied: false,
             spins: 0,
             spun: false,
+            compiled_stop: None,
             trace: None,
             coverage: None,
         };

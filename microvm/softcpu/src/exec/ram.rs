@@ -42,6 +42,11 @@ impl Ram {
         }
     }
 
+    /// The host's address of real address 0, for compiled code.
+    pub fn host_address(&self) -> usize {
+        self.base.as_ptr().expose_provenance()
+    }
+
     /// Size in bytes, a multiple of 4096.
     #[inline(always)]
     pub fn size(&self) -> u64 {

@@ -12,6 +12,7 @@ use crate::table::{Insn, Op, decode};
 use crate::trace::Place;
 
 use super::block::{CodeCache, MAX_BLOCK};
+use super::compile::Compiler;
 use super::copying;
 use super::fuse::fuse;
 use super::hcall::{self, Outcome};
@@ -60,8 +61,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(cpu: Cpu) -> Self {
-        let code = CodeCache::default();
+    pub(crate) fn new(cpu: Cpu, compile_after: Option<u8>) -> Self {
+        let compiler = compile_after.and_then(|_| Compiler::new(&cpu));
+        let code = CodeCache::new(compiler, compile_after.unwrap_or(1));
         Self { cpu, code, here: Here::NOWHERE, owed: Owed::Nothing, replay: false, ceded: false, waiting: Waiting::default() }
     }
 
@@ -111,6 +113,10 @@ impl Engine {
                 match hot::run(&mut self.cpu, &self.code, &mut self.here, mode) {
                     Ok(Pause::Boundary) => Ok(()),
                     Ok(Pause::Miss) => self.decode_here(mode),
+                    Ok(Pause::Hot) => {
+                        self.code.compile(self.here.code, self.cpu.st.pc % PAGE_SIZE);
+                        Ok(())
+                    }
                     Err(stop) => Err(stop),
                 }
             };
@@ -300,7 +306,7 @@ impl Engine {
         }
         let page = translation.ra >> PAGE_SHIFT;
         let number = self.code.page(page, mode);
-        self.cpu.storage.remember_fetch(pc, mode, &translation, number);
+        self.cpu.storage.remember_fetch(pc, mode, &translation, self.code.page_code(number));
         if self.code.block(number, pc % PAGE_SIZE).is_some() {
             return Ok(());
         }

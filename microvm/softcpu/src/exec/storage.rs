@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::mmu::{Access, Fault, Slb, SlbInvalidation, Translation, TranslationContext, translate};
 use crate::shared::Shared;
 
-use super::tlb::{DATA_BANKS, DataBank, FETCH_BANKS, FetchBank, PAGE_SHIFT, PAGE_SIZE};
+use super::tlb::{DATA_BANKS, DataBank, FETCH_BANKS, FetchBank, PAGE_SHIFT, PAGE_SIZE, PageCode};
 use super::{DataMemory, Ram, msr};
 
 /// DSISR bit 41: data address watchpoint match.
@@ -177,6 +177,12 @@ impl Storage {
         &self.banks[self.bank % DATA_BANKS]
     }
 
+    /// The address of the data bank in force, for compiled code.
+    #[inline(always)]
+    pub fn bank_address(&self) -> usize {
+        std::ptr::from_ref(self.data()).expose_provenance()
+    }
+
     /// Loads through the soft TLB alone, as little-endian.
     #[inline(always)]
     pub fn load_fast<const N: usize>(&self, ea: u64) -> Option<u64> {
@@ -241,6 +247,12 @@ impl Storage {
         Some((self.data().load.lookup(source, 1)?, self.data().store.lookup(destination, 1)?))
     }
 
+    /// The address of the fetch translations in force, for compiled code.
+    #[inline(always)]
+    pub fn fetch_address(&self) -> usize {
+        self.fetch[self.fetch_bank % FETCH_BANKS].address()
+    }
+
     /// The decoded code of the page of `ea`, if its fetch translation is known.
     #[inline(always)]
     pub fn fetch_fast(&self, ea: u64, mode: u32) -> Option<u32> {
@@ -275,7 +287,7 @@ impl Storage {
     }
 
     /// Remembers a fetch translation with the page's decoded code.
-    pub fn remember_fetch(&mut self, ea: u64, mode: u32, translation: &Translation, code: u32) {
+    pub fn remember_fetch(&mut self, ea: u64, mode: u32, translation: &Translation, code: PageCode) {
         self.fetch[self.fetch_bank].insert(ea, mode, code, translation.ptex, translation.class);
     }
 

@@ -4,6 +4,8 @@
 //! opening user memory to it changes an index and loses nothing. Every entry keeps the index of its page table entry: H_REMOVE
 //! and H_PROTECT name one, and exactly its translations go.
 
+use std::mem::offset_of;
+
 use crate::mmu::SlbInvalidation;
 
 /// Pages of the soft TLB: the smallest page of the architecture.
@@ -52,12 +54,27 @@ impl Filter {
     }
 }
 
-/// What a data entry answers: real address = effective address + `delta`.
+/// What a data entry answers: real address = effective address + `delta`. Compiled code reads entries, too.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 struct DataEntry {
     tag: u64,
     delta: u64,
 }
+
+/// Where compiled code finds the fields of a data entry, in bytes.
+pub const ENTRY_TAG: usize = offset_of!(DataEntry, tag);
+/// As [`ENTRY_TAG`].
+pub const ENTRY_DELTA: usize = offset_of!(DataEntry, delta);
+/// Where it finds the entries of a [`DataBank`] for loads.
+pub const LOAD_ENTRIES: usize = offset_of!(DataBank, load) + offset_of!(DataTlb, entries);
+/// And for stores.
+pub const STORE_ENTRIES: usize = offset_of!(DataBank, store) + offset_of!(DataTlb, entries);
+/// An address shifted to the right by this, masked by [`INDEX_MASK`], is its entry's offset.
+pub const INDEX_SHIFT: u32 = PAGE_SHIFT - size_of::<DataEntry>().trailing_zeros();
+/// As [`INDEX_SHIFT`].
+pub const INDEX_MASK: usize = (DATA_ENTRIES - 1) * size_of::<DataEntry>();
+const _: () = assert!(DATA_ENTRIES.is_power_of_two() && size_of::<DataEntry>().is_power_of_two());
 
 /// What is needed to forget an entry: its page table entry and the class of its segment.
 #[derive(Debug, Clone, Copy)]
@@ -196,17 +213,36 @@ impl DataBank {
     }
 }
 
-/// What a fetch entry answers.
+/// A page's decoded code.
 #[derive(Debug, Clone, Copy)]
+pub struct PageCode {
+    /// Its number in the code cache.
+    pub number: u32,
+    /// Where compiled code finds its slots.
+    pub slots: usize,
+}
+
+/// What a fetch entry answers. Compiled code reads entries, too.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
 struct FetchEntry {
     tag: u64,
-    /// Index of the page's decoded code.
-    code: u32,
+    code: PageCode,
     class: bool,
     ptex: u64,
 }
 
-const EMPTY_FETCH: FetchEntry = FetchEntry { tag: EMPTY, code: 0, class: false, ptex: NO_PTEX };
+const EMPTY_FETCH: FetchEntry = FetchEntry { tag: EMPTY, code: PageCode { number: 0, slots: 0 }, class: false, ptex: NO_PTEX };
+
+/// Where compiled code finds the fields of a fetch entry, in bytes.
+pub const FETCH_TAG: usize = offset_of!(FetchEntry, tag);
+/// As [`FETCH_TAG`].
+pub const FETCH_SLOTS: usize = offset_of!(FetchEntry, code.slots);
+/// Bytes from one fetch entry to the next, and their number.
+pub const FETCH_STRIDE: usize = size_of::<FetchEntry>();
+/// As [`FETCH_STRIDE`].
+pub const FETCH_COUNT: usize = FETCH_ENTRIES;
+const _: () = assert!(FETCH_ENTRIES.is_power_of_two());
 
 /// The fetch translations of one context. The low bits of a tag say in which mode (64-bit, little-endian) the page was decoded.
 #[derive(Debug, Clone)]
@@ -225,11 +261,17 @@ impl FetchBank {
     #[inline(always)]
     pub fn lookup(&self, ea: u64, mode: u32) -> Option<u32> {
         let entry = &self.entries[(ea >> PAGE_SHIFT) as usize % FETCH_ENTRIES];
-        if entry.tag == ea & PAGE_MASK | u64::from(mode) { Some(entry.code) } else { None }
+        if entry.tag == ea & PAGE_MASK | u64::from(mode) { Some(entry.code.number) } else { None }
+    }
+
+    /// The address of the entries, for compiled code.
+    #[inline(always)]
+    pub fn address(&self) -> usize {
+        self.entries.as_ptr().expose_provenance()
     }
 
     /// Remembers which decoded code the page of `ea` has.
-    pub fn insert(&mut self, ea: u64, mode: u32, code: u32, ptex: Option<u64>, class: bool) {
+    pub fn insert(&mut self, ea: u64, mode: u32, code: PageCode, ptex: Option<u64>, class: bool) {
         let tag = ea & PAGE_MASK | u64::from(mode);
         self.entries[(ea >> PAGE_SHIFT) as usize % FETCH_ENTRIES] =
             FetchEntry { tag, code, class, ptex: ptex.unwrap_or(NO_PTEX) };
@@ -298,7 +340,8 @@ mod tests {
         let mut bank = FetchBank::new();
         // 7 and 4103 share a bit.
         for (page, ptex) in [(1u64, 7u64), (2, 4103), (3, 9)] {
-            bank.insert(page << PAGE_SHIFT, 0, page as u32, Some(ptex), false);
+            let code = PageCode { number: page as u32, slots: 0 };
+            bank.insert(page << PAGE_SHIFT, 0, code, Some(ptex), false);
         }
         assert!(!bank.drop_ptex(8) && bank.drop_ptex(7));
         assert_eq!([1, 2, 3].map(|page| bank.lookup(page << PAGE_SHIFT, 0)), [None, Some(2), Some(3)]);

@@ -179,7 +179,7 @@ fn a_loop_across_two_pages_copies_too() {
             let page = code.page(pc >> 12, mode);
             code.insert(page, pc, &begin);
             let translation = hot.storage.translate_fetch(pc).unwrap();
-            hot.storage.remember_fetch(pc, mode, &translation, page);
+            hot.storage.remember_fetch(pc, mode, &translation, code.page_code(page));
             for ea in [0x8000, 0xc000] {
                 hot.storage.probe_store(ea, 8).unwrap();
             }

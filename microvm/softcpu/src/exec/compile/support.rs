@@ -1,0 +1,107 @@
+//! What compiled code calls: accesses that the soft TLB does not answer, and instructions that have no code of their own.
+//!
+//! Each is given the address and the index of its instruction in the block, and leaves the CPU as the interpreter would.
+#![allow(unsafe_code, reason = "called from compiled code, with the CPU's address")]
+
+use super::super::block::CodeCache;
+use super::super::uop::{MODE_64, MODE_LE};
+use super::super::{Cpu, DataMemory, Stop, hot};
+
+/// What a load came to, in two registers.
+#[repr(C)]
+pub struct Loaded {
+    value: u64,
+    /// 1 if the instruction stopped.
+    stopped: u64,
+}
+
+/// The instruction at `at`, the block's number `index`, stopped.
+#[cold]
+fn stopped(cpu: &mut Cpu, stop: Stop, at: u64, index: u64) {
+    cpu.st.pc = at;
+    cpu.npc = at.wrapping_add(4);
+    cpu.instructions += index;
+    cpu.index = 0;
+    cpu.compiled_stop = Some(stop);
+}
+
+/// Loads `N` bytes at `ea`.
+///
+/// # Safety
+/// `cpu` is the CPU whose code calls, and nothing else refers to it.
+pub unsafe extern "sysv64" fn load<const N: usize>(cpu: *mut Cpu, ea: u64, at: u64, index: u64) -> Loaded {
+    // SAFETY: by the caller's promise.
+    let cpu = unsafe { &mut *cpu };
+    if let Some(value) = cpu.storage.load_fast::<N>(ea) {
+        return Loaded { value, stopped: 0 };
+    }
+    match cpu.storage.load(ea, N as u8) {
+        Ok(value) => Loaded { value: value as u64, stopped: 0 },
+        Err(fault) => {
+            stopped(cpu, fault.into(), at, index);
+            Loaded { value: 0, stopped: 1 }
+        }
+    }
+}
+
+/// Stores the low `N` bytes of `value` at `ea`; 1 if the instruction stopped, 0 otherwise.
+///
+/// # Safety
+/// As [`load`].
+pub unsafe extern "sysv64" fn store<const N: usize>(cpu: *mut Cpu, ea: u64, value: u64, at: u64, index: u64) -> u64 {
+    // SAFETY: by the caller's promise.
+    let cpu = unsafe { &mut *cpu };
+    if cpu.storage.store_fast::<N>(ea, value) {
+        return 0;
+    }
+    match cpu.storage.store(ea, N as u8, u128::from(value)) {
+        Ok(()) => 0,
+        Err(fault) => {
+            stopped(cpu, fault.into(), at, index);
+            1
+        }
+    }
+}
+
+/// Runs the micro-op `number` of `code` by itself, in the middle of a block. Zero if it stopped, otherwise the address of the data bank
+/// that is in force after it.
+///
+/// # Safety
+/// As [`load`]; `code` is the code cache that the block is of.
+pub unsafe extern "sysv64" fn inner(cpu: *mut Cpu, code: *const CodeCache, number: u64, at: u64, index: u64) -> usize {
+    // SAFETY: by the caller's promise.
+    let (cpu, code) = unsafe { (&mut *cpu, &*code) };
+    match single(cpu, code, number, at, index) {
+        Ok(()) => {
+            // They are counted at the block's end.
+            cpu.instructions -= index + 1;
+            cpu.storage.bank_address()
+        }
+        Err(stop) => {
+            cpu.compiled_stop = Some(stop);
+            0
+        }
+    }
+}
+
+/// Runs the micro-op `number` of `code` by itself, the last of its block; 1 if it stopped, 0 otherwise.
+///
+/// # Safety
+/// As [`inner`].
+pub unsafe extern "sysv64" fn last(cpu: *mut Cpu, code: *const CodeCache, number: u64, at: u64, index: u64) -> u64 {
+    // SAFETY: by the caller's promise.
+    let (cpu, code) = unsafe { (&mut *cpu, &*code) };
+    match single(cpu, code, number, at, index) {
+        Ok(()) => 0,
+        Err(stop) => {
+            cpu.compiled_stop = Some(stop);
+            1
+        }
+    }
+}
+
+/// A block of one micro-op: the instructions before it count as completed, for whoever reads the time.
+fn single(cpu: &mut Cpu, code: &CodeCache, number: u64, at: u64, index: u64) -> Result<(), Stop> {
+    cpu.instructions += index;
+    hot::run_block(cpu, code, MODE_64 | MODE_LE, code.uop(number as usize), at)
+}

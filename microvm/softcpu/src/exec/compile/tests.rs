@@ -1,0 +1,95 @@
+//! Compiled blocks against interpreted ones.
+
+use super::super::block::Found;
+use super::super::fuse::fuse;
+use super::super::hot;
+use super::super::hot::testkit::{Random, compare, copy, cpu, fill};
+use super::super::lower::translate;
+use super::super::uop::{MODE_64, MODE_LE, Uop, may_fall_through};
+use super::super::{Op, msr};
+use super::*;
+use crate::table::{Insn, Level, decode, decode::all_ops};
+
+const MODE: u32 = MODE_64 | MODE_LE;
+/// Where blocks run, beyond what random addresses reach.
+const PC: u64 = 0x7_0000;
+
+/// A block of up to `len` random instructions: their words and micro-ops.
+fn random_block(random: &mut Random, ops: &[Op], len: usize) -> (Vec<Insn>, Vec<Uop>) {
+    let (mut words, mut uops) = (Vec::new(), Vec::new());
+    while words.len() < len {
+        let op = ops[random.next() as usize % ops.len()];
+        let encoding = op.row().encoding;
+        let mut word = encoding.value | random.next() as u32 & !encoding.mask;
+        // Often few registers, so that instructions meet.
+        if random.next().is_multiple_of(2) {
+            word &= encoding.mask | 0xfc63_18ff;
+        }
+        if decode(Insn(word)) != Some(op) {
+            continue;
+        }
+        let (uop, ends) = translate(Insn(word), Some(op), MODE, Level::V300);
+        words.push(Insn(word));
+        uops.push(uop);
+        if ends && !may_fall_through(uop) {
+            break;
+        }
+    }
+    fuse(&mut uops);
+    (words, uops)
+}
+
+/// The instructions of blocks; those with micro-ops of their own are as frequent as all others.
+fn candidates() -> Vec<Op> {
+    let weight = |op: &Op| match op {
+        Op::Fixed(_) | Op::Branch(_) => 4,
+        Op::System(_) => usize::from(matches!(op.row().mnemonic, "mfspr" | "mtspr")),
+        _ => 1,
+    };
+    all_ops().flat_map(|op| std::iter::repeat_n(op, weight(&op))).collect()
+}
+
+#[test]
+fn compiled_and_interpreted_blocks_agree() {
+    const ROUNDS: usize = 20_000;
+    let mut random = Random(77);
+    let (mut compiled, mut plain) = (cpu(), cpu());
+    let mut cache = CodeCache::new(Compiler::new(&compiled), 128);
+    let page = cache.page(PC >> 12, MODE);
+    let ops = candidates();
+    let mut ran = 0;
+    for round in 0..ROUNDS {
+        if round % 16 == 0 {
+            fill(&mut plain, &mut random);
+        }
+        if round % 1024 == 0 {
+            cache.clear();
+            assert_eq!(cache.page(PC >> 12, MODE), page);
+        }
+        let len = 1 + random.next() as usize % 12;
+        let (words, uops) = random_block(&mut random, &ops, len);
+        let offset = (random.next() % (4096 - 4 * 16)) & !3;
+        cache.forget(PC >> 12);
+        cache.insert(page, offset, &uops);
+        cache.compile(page, offset);
+        copy(&plain, &mut compiled);
+        for cpu in [&mut plain, &mut compiled] {
+            cpu.st.pc = PC + offset;
+            (cpu.instructions, cpu.cfar, cpu.check_at) = (100, 1, 0);
+        }
+        let slow = hot::run_block(&mut plain, &CodeCache::default(), MODE, &uops, PC + offset);
+        let Found::Compiled(entry) = cache.blocks(page).unwrap().at(PC + offset) else { continue };
+        ran += 1;
+        let fast = cache.run_compiled(&mut compiled, entry);
+        let text = format!("{uops:?} {words:x?}");
+        assert_eq!(format!("{fast:?}"), format!("{slow:?}"), "{text}");
+        compare(words[0], &compiled, &plain);
+        let rest = |cpu: &Cpu| (cpu.st.pc, cpu.instructions, cpu.cfar, cpu.st.fpscr, cpu.st.vscr);
+        assert_eq!(rest(&compiled), rest(&plain), "{text}");
+        if slow.is_err() {
+            assert_eq!(compiled.npc, plain.npc, "{text}");
+        }
+        assert_ne!(plain.st.msr & msr::SF, 0);
+    }
+    assert!(ran > ROUNDS * 9 / 10, "only {ran} blocks were compiled");
+}
