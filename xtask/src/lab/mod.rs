@@ -6,11 +6,13 @@
 //! | `rootfs.rs`, `init.sh`, `system.sh` | what the lab boots |
 //! | `programs.rs` | what it is given to run |
 //! | `session.rs`, `terminal.rs` | a running lab: jobs, console, end |
+//! | `lifeline.rs` | what ends it when its chore is killed |
 //! | `suite.rs`, `cases.rs`, `engine.sh`, `says.sh`, `hosts.sh`, `unable.sh`, `boot.sh`, `container.sh`, `stock.sh` | the tests |
 //! | `figures.rs`, `figures.sh` | the benchmark |
 
 mod cases;
 mod figures;
+mod lifeline;
 mod programs;
 mod qemu;
 mod rootfs;
@@ -31,6 +33,7 @@ use crate::cli::{LabArgs, LabChore, LabMachine};
 use crate::ctx::Ctx;
 use crate::engines::Scope;
 use crate::setup::{self, Host};
+use lifeline::Lifeline;
 use programs::Programs;
 use qemu::Qemu;
 use session::Session;
@@ -38,10 +41,12 @@ use session::Session;
 /// How long copying the programs into the lab may take.
 const COPY_LIMIT: Duration = Duration::from_secs(600);
 
-/// A lab that this process has booted; it ends with this value.
+/// A lab that this process has booted; it ends with this value, and with this process.
 struct Booted<'a> {
     ctx: &'a Ctx,
     session: Session,
+    /// Until it is to stay.
+    lifeline: Option<Lifeline>,
 }
 
 impl<'a> Booted<'a> {
@@ -52,17 +57,30 @@ impl<'a> Booted<'a> {
 
     /// The same with a session of a certain kind.
     fn of(ctx: &'a Ctx, session: Session, programs: &Programs, wanted: impl Fn(&str) -> bool, parts: &Parts) -> Result<Self> {
+        session.ensure_down()?;
         programs.publish(&session.products(), wanted)?;
-        session.boot(ctx, &parts.qemu, &parts.guest, true)?;
-        let booted = Self { ctx, session };
-        install(&booted.session)?;
+        let lifeline = Some(session.boot(ctx, &parts.qemu, &parts.guest)?);
+        let booted = Self { ctx, session, lifeline };
+        // To the lab's own disk, where running them does not go through the share.
+        booted.session.must("copying the programs", "cp -r /lab/products/. /opt/paperboat/", COPY_LIMIT)?;
         Ok(booted)
+    }
+
+    /// The lab stays when this process is gone.
+    fn stay(mut self) -> Result<()> {
+        self.lifeline.take().map_or(Ok(()), Lifeline::let_go)
     }
 }
 
 impl Drop for Booted<'_> {
     fn drop(&mut self) {
-        match self.session.end() {
+        let Some(lifeline) = self.lifeline.take() else { return };
+        let ended = self.session.end();
+        if ended.is_ok() {
+            // The guard may have gone with it.
+            let _ = lifeline.let_go();
+        }
+        match ended {
             Ok(true) => self.ctx.ui.line("lab", "ended"),
             Ok(false) => {}
             Err(error) => eprintln!("error: {error:#}"),
@@ -87,7 +105,7 @@ pub fn run(ctx: &Ctx, args: &LabArgs) -> Result<ExitCode> {
     let machine = args.machine.unwrap_or(LabMachine::Powernv9);
     let session = Session::of(ctx, machine);
     match &args.chore {
-        LabChore::Up => up(ctx, machine, &session)?,
+        LabChore::Up => up(ctx, machine, session)?,
         LabChore::Run { command, seconds } => {
             ensure!(!command.is_empty(), "give a command after `--`");
             let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
@@ -105,24 +123,17 @@ pub fn run(ctx: &Ctx, args: &LabArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(ctx: &Ctx, machine: LabMachine, session: &Session) -> Result<()> {
+fn up(ctx: &Ctx, machine: LabMachine, session: Session) -> Result<()> {
+    session.ensure_down()?;
     let (programs, parts) = {
         let _lock = ctx.lock()?;
         let host = Host::detect()?;
         setup::ensure_packages(ctx, &host)?;
         (Programs::prepare(ctx, &host, true, Scope::Routine)?, Parts::prepare(ctx, &host, machine, &[])?)
     };
-    ensure!(!session.is_up(), "the lab runs already: `cargo xtask lab down` ends it");
-    programs.publish(&session.products(), |_| true)?;
-    session.boot(ctx, &parts.qemu, &parts.guest, false)?;
-    install(session)?;
+    Booted::of(ctx, session, &programs, |_| true, &parts)?.stay()?;
     ctx.ui.line("lab", "`cargo xtask lab run -- COMMAND`, `cargo xtask lab shell`, `cargo xtask lab down`");
     Ok(())
-}
-
-/// Copies the programs to the lab's own disk, where running them does not go through the share.
-fn install(session: &Session) -> Result<()> {
-    session.must("copying the programs", "cp -r /lab/products/. /opt/paperboat/", COPY_LIMIT).map(|_| ())
 }
 
 /// A word as a shell takes it.

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::lifeline;
 use crate::apt::{AptRoot, Suite};
 use crate::cache::Inputs;
 use crate::ctx::Ctx;
@@ -57,15 +58,12 @@ impl Qemu {
         Ok(qemu)
     }
 
-    /// A command that starts it, without arguments. `lifeline`: it ends with the thread that starts it.
-    pub fn command(&self, lifeline: bool) -> Command {
-        let mut command = if lifeline {
-            let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "TERM"]).arg(&self.loader);
-            command
-        } else {
-            Command::new(&self.loader)
-        };
+    /// A command that starts it, without arguments; it ends with its lifeline.
+    pub fn command(&self) -> Command {
+        self.with_libraries(lifeline::guarded(&self.loader))
+    }
+
+    fn with_libraries(&self, mut command: Command) -> Command {
         command.arg("--library-path").arg(&self.libraries).arg(self.prefix.join("..").join(PROGRAM));
         command.arg("-L").arg(self.firmware());
         command
@@ -76,7 +74,7 @@ impl Qemu {
     }
 
     fn check_version(&self) -> Result<()> {
-        let text = capture(self.command(false).arg("--version"))?;
+        let text = capture(self.with_libraries(Command::new(&self.loader)).arg("--version"))?;
         let major = text.split_whitespace().find_map(|word| word.split_once('.')?.0.parse::<u32>().ok());
         ensure!(major.is_some_and(|major| major >= MAJOR_MIN), "the lab needs QEMU {MAJOR_MIN} or later, this one says: {text}");
         let firmware = self.firmware().join("skiboot.lid");

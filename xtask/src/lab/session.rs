@@ -6,7 +6,6 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -17,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
+use super::lifeline::Lifeline;
 use super::qemu::Qemu;
 use super::rootfs::Guest;
 use crate::cache::remove_tree;
@@ -81,9 +81,16 @@ impl Session {
         self.process().is_some()
     }
 
-    /// Boots it and waits until it takes jobs. With `lifeline` it ends with this process; otherwise it stays.
-    pub fn boot(&self, ctx: &Ctx, qemu: &Qemu, guest: &Guest, lifeline: bool) -> Result<()> {
-        ensure!(!self.is_up(), "the lab {} runs already: `cargo xtask lab down` ends it", self.machine.name());
+    /// It does not run: one of a kind does at a time.
+    pub fn ensure_down(&self) -> Result<()> {
+        let machine = self.machine.name();
+        ensure!(!self.is_up(), "the lab {machine} runs already: `cargo xtask lab down --machine {machine}` ends it");
+        Ok(())
+    }
+
+    /// Boots it and waits until it takes jobs. It ends with this process, unless its lifeline is let go.
+    pub fn boot(&self, ctx: &Ctx, qemu: &Qemu, guest: &Guest) -> Result<Lifeline> {
+        self.ensure_down()?;
         let started = Instant::now();
         for stale in ["jobs", "console.sock", "jobs.fifo.in", "jobs.fifo.out"] {
             let path = self.dir.join(stale);
@@ -94,8 +101,7 @@ impl Session {
         for direction in ["in", "out"] {
             nix::unistd::mkfifo(&self.dir.join(format!("jobs.fifo.{direction}")), Mode::S_IRUSR | Mode::S_IWUSR)?;
         }
-        let mut child = self.command(qemu, guest, lifeline).spawn().context("start the lab's QEMU")?;
-        self.note(&child)?;
+        let (mut child, lifeline) = self.start(&mut self.command(qemu, guest))?;
         let ready = self.dir.join("jobs/ready");
         while !ready.exists() {
             if let Some(status) = child.try_wait()? {
@@ -108,11 +114,19 @@ impl Session {
             sleep(POLL);
         }
         ctx.ui.line("lab", &format!("{} took jobs after {}", self.machine.name(), duration(started.elapsed())));
-        Ok(())
+        Ok(lifeline)
     }
 
-    fn command(&self, qemu: &Qemu, guest: &Guest, lifeline: bool) -> Command {
-        let mut command = qemu.command(lifeline);
+    /// Starts a guarded program and notes it as the lab's.
+    fn start(&self, command: &mut Command) -> Result<(Child, Lifeline)> {
+        let mut child = command.spawn().context("start the lab's QEMU")?;
+        let lifeline = Lifeline::of(&mut child)?;
+        self.note(&child)?;
+        Ok((child, lifeline))
+    }
+
+    fn command(&self, qemu: &Qemu, guest: &Guest) -> Command {
+        let mut command = qemu.command();
         // Paths below this directory stay short: sockets have a limit.
         command.current_dir(&self.dir);
         let (kind, slots) = emulated(self.machine);
@@ -144,8 +158,7 @@ impl Session {
         command.args(["-chardev", "pipe,id=port,path=jobs.fifo"]);
         command.args(["-device", "virtserialport,chardev=port,name=jobs"]);
         let log = File::create(self.dir.join("qemu.log")).map_or(Stdio::null(), Stdio::from);
-        // Ctrl-C is for the chore, which ends the lab itself.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+        command.stdout(Stdio::null()).stderr(log);
         command
     }
 
@@ -297,6 +310,9 @@ fn emulated(machine: LabMachine) -> (&'static str, &'static [&'static str]) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::super::lifeline::guarded;
     use super::*;
 
     #[test]
@@ -323,18 +339,97 @@ mod tests {
         fs::remove_dir_all(dir).unwrap();
     }
 
+    /// A session in a directory of its own.
+    fn scratch(name: &str) -> Session {
+        let dir = std::env::temp_dir().join(format!("paperboat-session-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        Session { machine: LabMachine::Powernv8, dir, counted: false }
+    }
+
+    /// A program in QEMU's place: it would run for long.
+    fn stand_in() -> Command {
+        let mut command = guarded("sleep");
+        command.arg("1000");
+        command
+    }
+
+    /// Waits until the lab runs, or does not; fails if that never happens.
+    fn wait_until(session: &Session, up: bool) {
+        let begun = Instant::now();
+        while session.is_up() != up {
+            assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for: up is {up}");
+            sleep(POLL);
+        }
+    }
+
     #[test]
     fn the_lab_is_ended_by_its_number() {
-        let dir = std::env::temp_dir().join(format!("paperboat-session-end-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let session = Session { machine: LabMachine::Powernv8, dir: dir.clone(), counted: false };
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        session.note(&child).unwrap();
+        let session = scratch("end");
+        let (mut child, lifeline) = session.start(&mut stand_in()).unwrap();
         assert!(session.is_up());
         assert!(session.end().unwrap());
         assert!(!session.is_up());
+        lifeline.let_go().unwrap();
         // Waited for already.
         assert!(child.wait().is_err());
-        fs::remove_dir_all(dir).unwrap();
+        fs::remove_dir_all(session.dir).unwrap();
+    }
+
+    /// Names of the processes of a group.
+    fn members(group: u32) -> Vec<String> {
+        let stats =
+            fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+        let of_group = |stat: String| {
+            let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+            (rest.split_whitespace().nth(2)?.parse() == Ok(group)).then(|| name.to_owned())
+        };
+        stats.filter_map(of_group).collect()
+    }
+
+    #[test]
+    fn without_its_lifeline_the_lab_ends_unless_it_was_let_go() {
+        let session = scratch("lifeline");
+        let (mut child, lifeline) = session.start(&mut stand_in()).unwrap();
+        drop(lifeline);
+        assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+        wait_until(&session, false);
+
+        let (mut child, lifeline) = session.start(&mut stand_in()).unwrap();
+        lifeline.let_go().unwrap();
+        // The guard goes, the program stays.
+        while members(child.id()) != ["sleep"] {
+            sleep(POLL);
+        }
+        assert!(session.is_up() && child.try_wait().unwrap().is_none());
+        assert!(session.end().unwrap());
+        let _ = child.wait();
+        fs::remove_dir_all(session.dir).unwrap();
+    }
+
+    /// By this variable the test below knows that it is the chore, and where its session is.
+    const CHORE: &str = "PAPERBOAT_TEST_OF_A_CHORE";
+
+    #[test]
+    fn a_chore_that_is_killed_takes_its_lab_with_it() {
+        if let Some(dir) = std::env::var_os(CHORE) {
+            let session = Session { machine: LabMachine::Powernv9, dir: dir.into(), counted: false };
+            let (mut child, _lifeline) = session.start(&mut stand_in()).unwrap();
+            child.wait().unwrap();
+            return;
+        }
+        let session = scratch("chore");
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            let mut chore = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "lab::session::tests::a_chore_that_is_killed_takes_its_lab_with_it"])
+                .env(CHORE, &session.dir)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            wait_until(&session, true);
+            kill(Pid::from_raw(chore.id() as i32), signal).unwrap();
+            assert_eq!(chore.wait().unwrap().signal(), Some(signal as i32));
+            wait_until(&session, false);
+        }
+        fs::remove_dir_all(session.dir).unwrap();
     }
 }
