@@ -31,7 +31,7 @@ pub fn measure(lab: &Lab) -> Result<Vec<Figure>> {
     let ctx = lab.ctx;
     let (programs, parts) = {
         let _lock = ctx.lock()?;
-        let mut programs = Programs::prepare(ctx, &lab.host, false, Scope::Demo)?;
+        let mut programs = Programs::prepare(ctx, &lab.host, |_| false, Scope::Demo)?;
         let pause = guest::c_program(ctx, &lab.host, "pause", guest::SMALL)?;
         programs.add("pause.cpio", stock::one_program(ctx, "pause", &pause)?);
         let userland = programs.path("userland.cpio")?.to_owned();

@@ -8,6 +8,7 @@
 //! | `session.rs`, `terminal.rs` | a running lab: jobs, console, end |
 //! | `lifeline.rs` | what ends it when its chore is killed |
 //! | `suite.rs`, `cases.rs`, `engine.sh`, `says.sh`, `hosts.sh`, `unable.sh`, `boot.sh`, `container.sh`, `stock.sh` | the tests |
+//! | `report.rs` | what they came to |
 //! | `figures.rs`, `figures.sh` | the benchmark |
 
 mod cases;
@@ -15,6 +16,7 @@ mod figures;
 mod lifeline;
 mod programs;
 mod qemu;
+mod report;
 mod rootfs;
 mod session;
 mod suite;
@@ -129,7 +131,9 @@ fn up(ctx: &Ctx, machine: LabMachine, session: Session) -> Result<()> {
         let _lock = ctx.lock()?;
         let host = Host::detect()?;
         setup::ensure_packages(ctx, &host)?;
-        (Programs::prepare(ctx, &host, true, Scope::Routine)?, Parts::prepare(ctx, &host, machine, &[])?)
+        // Every test that can run here; what needs most is part of `test --all`.
+        let given = |name: &str| name.starts_with("tests/");
+        (Programs::prepare(ctx, &host, given, Scope::Routine)?, Parts::prepare(ctx, &host, machine, &[])?)
     };
     Booted::of(ctx, session, &programs, |_| true, &parts)?.stay()?;
     ctx.ui.line("lab", "`cargo xtask lab run -- COMMAND`, `cargo xtask lab shell`, `cargo xtask lab down`");

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::cases;
 use crate::cache::{Inputs, file_digest, remove_tree};
 use crate::chores::HOST_PACKAGES;
 use crate::ctx::Ctx;
@@ -19,8 +20,10 @@ use crate::{guest, images, kernel, probes, stock, toolchain};
 
 /// Programs of a host.
 const PROGRAMS: &[&str] = &["containerd-shim-paperboat-v1", "paperboat-vmm", "paperboat"];
-/// The crates whose tests run in the lab, and the beginning of their names there.
-const TESTED: &[(&str, &str)] = &[("paperboat-kvm", "kvm"), ("paperboat-e2e", "e2e")];
+/// The package whose tests show KVM by itself, and its tests.
+const KVM: (&str, &[&str]) = ("paperboat-kvm", &["guest"]);
+/// The package of the end-to-end suites.
+const SUITES: &str = "paperboat-e2e";
 
 /// Files by the name that they have below /lab/products.
 pub struct Programs {
@@ -28,15 +31,17 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds what is missing; test programs, the longest part, only if they are wanted; of Debian's kernels those of `scope`.
-    pub fn prepare(ctx: &Ctx, host: &Host, tests: bool, scope: Scope) -> Result<Self> {
+    /// Builds what is missing; of test programs, the longest part, those whose names in the lab are `wanted`; of Debian's kernels those of `scope`.
+    pub fn prepare(ctx: &Ctx, host: &Host, wanted: impl Fn(&str) -> bool, scope: Scope) -> Result<Self> {
         let tools = toolchain::prepare(ctx, host)?;
         let packages: Vec<&str> = HOST_PACKAGES.iter().flat_map(|name| ["-p", name]).collect();
         let built = guest::cargo_build(ctx, &tools, "ppc64le", &packages, Linkage::Dynamic)?;
         let mut files: Vec<(String, PathBuf)> = PROGRAMS.iter().map(|name| (format!("bin/{name}"), built.join(name))).collect();
-        for (package, prefix) in TESTED.iter().filter(|_| tests) {
-            for test in build_tests(ctx, &tools, package)? {
-                files.push((format!("tests/{prefix}-{}", test.target.name), test.executable));
+        for (package, prefix, tests) in [(KVM.0, "kvm", KVM.1.to_vec()), (SUITES, "e2e", cases::suite_names().collect())] {
+            let name = |test: &str| format!("tests/{prefix}-{test}");
+            let tests: Vec<&str> = tests.into_iter().filter(|test| wanted(&name(test))).collect();
+            for test in build_tests(ctx, &tools, package, &tests)? {
+                files.push((name(&test.target.name), test.executable));
             }
         }
         for (_, path) in &mut files {
@@ -79,9 +84,10 @@ impl Programs {
         Ok(())
     }
 
-    /// Identity of every byte that the lab is given.
-    pub fn inputs(&self) -> Result<Inputs> {
-        self.files.iter().try_fold(Inputs::new(), |inputs, (name, path)| Ok(inputs.with(name, file_digest(path)?)))
+    /// Identity of every byte of those that are wanted.
+    pub fn inputs(&self, wanted: impl Fn(&str) -> bool) -> Result<Inputs> {
+        let mut files = self.files.iter().filter(|(name, _)| wanted(name));
+        files.try_fold(Inputs::new(), |inputs, (name, path)| Ok(inputs.with(name, file_digest(path)?)))
     }
 }
 
@@ -95,18 +101,25 @@ struct Built {
 #[derive(Deserialize)]
 struct BuiltTarget {
     name: String,
+    kind: Vec<String>,
 }
 
-fn build_tests(ctx: &Ctx, tools: &Toolchain, package: &str) -> Result<Vec<Built>> {
+fn build_tests(ctx: &Ctx, tools: &Toolchain, package: &str, tests: &[&str]) -> Result<Vec<Built>> {
+    if tests.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut cargo = guest::cross_cargo(ctx, tools, "test", Linkage::Dynamic)?;
-    cargo.args(["--no-run", "--message-format=json-render-diagnostics", "-p", package, "--test", "*"]);
+    cargo.args(["--no-run", "--message-format=json-render-diagnostics", "-p", package]);
+    cargo.args(tests.iter().flat_map(|test| ["--test", test]));
     let log = Log::create(ctx.cache.logs().join(format!("{package}-tests.log")))?;
     ctx.ui.line("ppc64le", &format!("tests of {package}"));
     let output = log.output(&mut cargo)?;
     let text = String::from_utf8_lossy(&output);
-    // Lines of other kinds name no executable.
-    let built: Vec<Built> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    ensure!(!built.is_empty(), "cargo built no tests of {package}; its log: {}", log.path().display());
+    // Lines of other kinds name no executable; cargo builds the package's programs besides.
+    let built = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let built: Vec<Built> = built.filter(|built: &Built| built.target.kind.iter().any(|kind| kind == "test")).collect();
+    let complete = built.len() == tests.len();
+    ensure!(complete, "cargo built {} of {} tests of {package}; its log: {}", built.len(), tests.len(), log.path().display());
     Ok(built)
 }
 

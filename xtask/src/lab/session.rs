@@ -369,7 +369,8 @@ mod tests {
         assert!(session.is_up());
         assert!(session.end().unwrap());
         assert!(!session.is_up());
-        lifeline.let_go().unwrap();
+        // The end may have come before the guard.
+        let _ = lifeline.let_go();
         // Waited for already.
         assert!(child.wait().is_err());
         fs::remove_dir_all(session.dir).unwrap();

@@ -1,19 +1,21 @@
 //! Runs the cases of each lab, and sums up.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use super::cases::{self, Case};
 use super::programs::Programs;
+use super::report::{Ending, Outcome, Report, Summary, Tests};
+use super::session::Session;
 use super::{Booted, Parts};
-use crate::cache::{Inputs, digest};
+use crate::cache::{Inputs, digest, remove_tree};
 use crate::cli::LabMachine;
 use crate::ctx::Ctx;
 use crate::engines::Scope;
@@ -22,48 +24,49 @@ use crate::ui::duration;
 
 /// Labs that run at once: each keeps one processor busy and may take 4 GiB.
 const AT_ONCE: usize = 2;
+/// Lines of a failed case's output that are shown at once.
+const SHOWN_LINES: usize = 60;
 
 /// `cargo xtask lab test`: the routine cases on one machine, or all cases on every machine.
 pub fn run(ctx: &Ctx, machine: Option<LabMachine>, all: bool) -> Result<ExitCode> {
     let machines = machines(machine, all);
-    let (programs, parts) = prepare(ctx, &machines, all)?;
+    let (programs, parts) = prepare(ctx, &machines, |machine| cases::of(machine, all), Scope::of_tests(all))?;
     let jobs = machines.into_iter().zip(&parts).collect();
-    for summary in each(jobs, |machine, parts| boot_and_run(ctx, machine, &cases::of(machine, all), &programs, parts))? {
-        println!("{summary}");
-    }
+    let reports = each(jobs, |machine, parts| boot_and_run(ctx, machine, cases::of(machine, all), &programs, parts));
+    print!("\n{}", Summary(&reports));
+    lines(&reports)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does `task` for each machine, for some of them at once; what it says of each, in order.
+/// One line for each machine.
 ///
 /// # Errors
-/// Names those on which it failed, when it has been done for all.
-fn each(jobs: Vec<(LabMachine, &Parts)>, task: impl Fn(LabMachine, &Parts) -> Result<String> + Sync) -> Result<Vec<String>> {
+/// Names the machines on which something failed.
+fn lines(reports: &[Report]) -> Result<Vec<String>> {
+    let failed = Summary(reports).failed().join(", ");
+    ensure!(failed.is_empty(), "the lab failed on {failed}");
+    Ok(reports.iter().map(Report::summary).collect())
+}
+
+/// Does `task` for each machine, for some of them at once; what it says of each, in order.
+fn each(jobs: Vec<(LabMachine, &Parts)>, task: impl Fn(LabMachine, &Parts) -> Report + Sync) -> Vec<Report> {
     let count = jobs.len();
     let (jobs, done) = (Mutex::new(jobs.into_iter().enumerate()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(count) {
-            // A lab ends with the thread that has booted it.
             scope.spawn(|| {
                 loop {
                     let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let Some((number, (machine, parts))) = next else { return };
-                    let result = task(machine, parts);
-                    if let Err(error) = &result {
-                        eprintln!("error: {error:#}");
-                    }
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push((number, machine, result));
+                    let report = task(machine, parts);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((number, report));
                 }
             });
         }
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(number, ..)| *number);
-    let failed: Vec<&str> = done.iter().filter(|(.., result)| result.is_err()).map(|(_, machine, _)| machine.name()).collect();
-    let failed = failed.join(", ");
-    let summaries: Vec<String> = done.into_iter().filter_map(|(.., result)| result.ok()).collect();
-    ensure!(failed.is_empty(), "the lab failed on {failed}; {}", summaries.join("; "));
-    Ok(summaries)
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, report)| report).collect()
 }
 
 /// The machine asked for, else powernv9; all of them if `all` and none was named.
@@ -77,34 +80,51 @@ fn machines(asked: Option<LabMachine>, all: bool) -> Vec<LabMachine> {
 
 /// `cargo xtask test --stage e2e --backend kvm`: the end-to-end suites alone, on powernv9.
 pub fn suites(ctx: &Ctx) -> Result<Vec<String>> {
-    let (programs, parts) = prepare(ctx, &[LabMachine::Powernv9], false)?;
-    let cases: Vec<Case> = cases::suites(LabMachine::Powernv9).collect();
-    Ok(vec![boot_and_run(ctx, LabMachine::Powernv9, &cases, &programs, &parts[0])?])
+    const MACHINE: LabMachine = LabMachine::Powernv9;
+    let (programs, parts) = prepare(ctx, &[MACHINE], cases::suites, Scope::Routine)?;
+    let reports = [boot_and_run(ctx, MACHINE, cases::suites(MACHINE), &programs, &parts[0])];
+    eprint!("\n{}", Summary(&reports));
+    lines(&reports)
 }
 
 /// The stage of `cargo xtask test`: the routine cases on powernv9, unless all that they depend on is as it was when they last passed on
 /// this machine; everything everywhere if `all`.
 pub fn stage(ctx: &Ctx, all: bool) -> Result<Vec<String>> {
     let machines = machines(None, all);
-    let (programs, parts) = prepare(ctx, &machines, all)?;
+    let (programs, parts) = prepare(ctx, &machines, |machine| cases::of(machine, all), Scope::of_tests(all))?;
     let jobs = machines.into_iter().zip(&parts).collect();
-    each(jobs, |machine, parts| {
-        let inputs = inputs(&programs, parts)?;
-        let note = Passed::of(ctx, machine, all, inputs.key());
-        if let Some(when) = note.read() {
-            let line = format!("lab {}: not run: it passed {when} ago with the same programs, kernels and cases", machine.name());
-            ctx.ui.line("test", &line);
-            return Ok(line);
+    let reports = each(jobs, |machine, parts| unless_passed(ctx, machine, all, &programs, parts));
+    eprint!("\n{}", Summary(&reports));
+    lines(&reports)
+}
+
+/// One machine's part of the stage.
+fn unless_passed(ctx: &Ctx, machine: LabMachine, all: bool, programs: &Programs, parts: &Parts) -> Report {
+    let cases = cases::of(machine, all);
+    let mut report = Report::of(ctx, machine);
+    let note = match inputs(programs, &cases, parts) {
+        Ok(inputs) => Passed::of(ctx, machine, all, inputs.key()),
+        Err(error) => {
+            report.trouble = Some(format!("{error:#}"));
+            return report;
         }
-        let line = boot_and_run(ctx, machine, &cases::of(machine, all), &programs, parts)?;
-        note.write()?;
-        Ok(line)
-    })
+    };
+    if let Some(when) = note.read() {
+        let why = format!("not run: it passed {when} ago with the same programs, kernels and cases");
+        ctx.ui.line("test", &format!("lab {}: {why}", machine.name()));
+        report.skipped = Some(why);
+        return report;
+    }
+    report = boot_and_run(ctx, machine, cases, programs, parts);
+    if report.passed() {
+        report.trouble = note.write().err().map(|error| format!("{error:#}"));
+    }
+    report
 }
 
 /// Identity of all that decides how the cases end.
-fn inputs(programs: &Programs, parts: &Parts) -> Result<Inputs> {
-    let inputs = programs.inputs()?;
+fn inputs(programs: &Programs, cases: &[Case], parts: &Parts) -> Result<Inputs> {
+    let inputs = programs.inputs(|name| cases::used(cases, name))?;
     let inputs = [&parts.guest.vmlinux, &parts.guest.initramfs, &parts.guest.disk]
         .into_iter()
         .try_fold(inputs, |inputs, path| inputs.with_file(path))?;
@@ -114,48 +134,118 @@ fn inputs(programs: &Programs, parts: &Parts) -> Result<Inputs> {
         .with("scripts", digest(cases::SCRIPTS.concat().as_bytes())))
 }
 
-/// Programs, and what each of the machines boots.
-fn prepare(ctx: &Ctx, machines: &[LabMachine], all: bool) -> Result<(Programs, Vec<Parts>)> {
+/// The programs of the machines' cases, and what each of the machines boots.
+fn prepare(
+    ctx: &Ctx,
+    machines: &[LabMachine],
+    cases: impl Fn(LabMachine) -> Vec<Case>,
+    scope: Scope,
+) -> Result<(Programs, Vec<Parts>)> {
     let _lock = ctx.lock()?;
     let host = Host::detect()?;
     setup::ensure_packages(ctx, &host)?;
     let parts = machines.iter().map(|&machine| Parts::prepare(ctx, &host, machine, &[])).collect::<Result<_>>()?;
-    let tests = machines.iter().any(|machine| !LabMachine::UNABLE.contains(machine));
-    Ok((Programs::prepare(ctx, &host, tests, Scope::of_tests(all))?, parts))
+    let cases: Vec<Case> = machines.iter().flat_map(|&machine| cases(machine)).collect();
+    Ok((Programs::prepare(ctx, &host, |name| cases::used(&cases, name), scope)?, parts))
 }
 
-fn boot_and_run(ctx: &Ctx, machine: LabMachine, cases: &[Case], programs: &Programs, parts: &Parts) -> Result<String> {
+/// Boots a lab, runs the cases, ends it. Whatever goes wrong is in the report.
+fn boot_and_run(ctx: &Ctx, machine: LabMachine, cases: Vec<Case>, programs: &Programs, parts: &Parts) -> Report {
     let started = Instant::now();
-    let booted = Booted::new(ctx, machine, programs, |name| cases::used(cases, name), parts)?;
-    let (mut failed, mut tests) = (Vec::new(), 0);
-    for case in cases {
-        let begun = Instant::now();
-        let mut screen = Lines { machine, rest: Vec::new() };
-        let screen = case.shown.then_some(&mut screen as &mut dyn Write);
-        let problem = match booted.session.run(&case.script, case.limit, screen) {
-            Err(error) => Some(format!("{error:#}")),
-            Ok(done) => {
-                tests += cases::tests(&done.output);
-                case.problem(done.status, &done.output)
+    let mut report = Report::of(ctx, machine);
+    let logs = report.console.with_file_name("cases");
+    report.outcomes = cases.iter().map(|case| Outcome::to_come(case, &logs)).collect();
+    let result =
+        remove_tree(&logs).and_then(|()| fs::create_dir_all(&logs).context("make the directory of logs")).and_then(|()| {
+            let booted = Booted::new(ctx, machine, programs, |name| cases::used(&cases, name), parts)?;
+            for (case, outcome) in cases.iter().zip(&mut report.outcomes) {
+                run_case(&booted, machine, case, outcome)?;
+                ensure!(booted.session.is_up(), "the lab ended in the case {:?}", case.name);
             }
-        };
-        let (name, took) = (machine.name(), duration(begun.elapsed()));
-        match problem {
-            None => ctx.ui.line("lab", &format!("{name} passed  {} ({took})", case.name)),
-            Some(problem) => {
-                ctx.ui.line("lab", &format!("{name} FAILED  {} ({took})", case.name));
-                eprintln!("{problem}");
-                failed.push(case.name.as_str());
-            }
+            Ok(())
+        });
+    if let Err(error) = result {
+        eprintln!("error: {}: {error:#}", machine.name());
+        report.trouble = Some(format!("{error:#}"));
+    }
+    report.took = started.elapsed();
+    report
+}
+
+/// Runs a case, with its output in a file and perhaps on the screen.
+fn run_case(booted: &Booted<'_>, machine: LabMachine, case: &Case, outcome: &mut Outcome) -> Result<()> {
+    let begun = Instant::now();
+    let log = File::create(&outcome.log).with_context(|| format!("write {}", outcome.log.display()))?;
+    let mut output = Output { log, screen: case.shown.then(|| Lines { machine, rest: Vec::new() }) };
+    let done = booted.session.run(&case.script, case.limit, Some(&mut output));
+    drop(output);
+    let problem = match done {
+        Err(error) => Some(format!("{error:#}")),
+        Ok(done) => {
+            outcome.tests = Tests::of(&done.output);
+            case.problem(done.status, &done.output)
         }
-        ensure!(booted.session.is_up(), "the lab {} ended in the case {:?}", machine.name(), case.name);
+    };
+    outcome.took = begun.elapsed();
+    let (name, took) = (machine.name(), duration(outcome.took));
+    let Some(problem) = problem else {
+        outcome.ending = Ending::Passed;
+        booted.ctx.ui.line("lab", &format!("{name} passed  {} ({took})", case.name));
+        return Ok(());
+    };
+    booted.ctx.ui.line("lab", &format!("{name} FAILED  {} ({took})", case.name));
+    eprintln!("{problem}");
+    if !case.shown {
+        eprintln!("{}", last_lines(&outcome.log));
     }
-    drop(booted);
-    if !failed.is_empty() {
-        bail!("failed in the lab {}: {}", machine.name(), failed.join(", "));
+    eprintln!("the whole output: {}", outcome.log.display());
+    outcome.ending = Ending::Failed(problem);
+    Ok(())
+}
+
+/// The end of a case's output.
+fn last_lines(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+}
+
+impl Report {
+    /// Of a machine on which nothing has been run yet.
+    fn of(ctx: &Ctx, machine: LabMachine) -> Self {
+        let console = Session::of(ctx, machine).console_log();
+        Self { machine, outcomes: Vec::new(), trouble: None, skipped: None, took: Duration::ZERO, console }
     }
-    let took = duration(started.elapsed());
-    Ok(format!("lab {}: {} of {} cases passed, {tests} tests in them, in {took}", machine.name(), cases.len(), cases.len()))
+}
+
+impl Outcome {
+    /// Of a case that has not been run yet; its log is in the directory by its name.
+    fn to_come(case: &Case, logs: &Path) -> Self {
+        let name: String = case.name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+        let log = logs.join(format!("{name}.log"));
+        Self { case: case.name.clone(), ending: Ending::NotRun, took: Duration::ZERO, tests: Tests::default(), log }
+    }
+}
+
+/// A case's output: to its file, and to the screen.
+struct Output {
+    log: File,
+    screen: Option<Lines>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.log.write_all(bytes)?;
+        if let Some(screen) = &mut self.screen {
+            screen.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A case's output on the screen, line by line, each with its machine: two may be at work.
