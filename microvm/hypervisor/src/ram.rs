@@ -102,7 +102,9 @@ struct CodePagesInner {
 impl CodePages {
     fn for_size(size_bytes: usize) -> Self {
         let count = size_bytes.div_ceil(CODE_PAGE_SIZE as usize);
-        let pages = (0..count).map(|_| AtomicU8::new(NO_CODE)).collect();
+        // Zeros that the host fills when they are touched.
+        const { assert!(NO_CODE == 0) };
+        let pages = bytemuck::zeroed_slice_box(count);
         Self { inner: Arc::new(CodePagesInner { pages, epoch: AtomicU64::new(0) }), base: 0 }
     }
 

@@ -32,8 +32,9 @@ struct Notes {
 }
 
 impl Notes {
+    /// Of numbers below `count`. Memory is behind what was noted only.
     fn new(count: u64) -> Self {
-        Self { words: (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
+        Self { words: bytemuck::zeroed_slice_box(count.div_ceil(64) as usize) }
     }
 
     fn word(&self, number: u64) -> Option<&AtomicU64> {

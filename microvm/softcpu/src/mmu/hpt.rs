@@ -72,7 +72,7 @@ pub struct Hpt {
 }
 
 impl Hpt {
-    /// An empty table of 2^`order` bytes.
+    /// An empty table of 2^`order` bytes. The host has memory behind what was touched of it only: most guests never touch most of it.
     ///
     /// # Errors
     /// [`HptError`] for an impossible order or too little memory.
@@ -81,10 +81,8 @@ impl Hpt {
             return Err(HptError::Order { order });
         }
         let count = usize::try_from(1u64 << (order - 3)).map_err(|_| HptError::Memory { order })?;
-        let mut words = Vec::new();
-        words.try_reserve_exact(count).map_err(|_| HptError::Memory { order })?;
-        words.resize_with(count, || AtomicU64::new(0));
-        Ok(Self { words: words.into_boxed_slice(), locks: std::array::from_fn(|_| Mutex::new(())), order })
+        let words = bytemuck::try_zeroed_slice_box(count).map_err(|()| HptError::Memory { order })?;
+        Ok(Self { words, locks: std::array::from_fn(|_| Mutex::new(())), order })
     }
 
     /// Log2 of the size in bytes.
