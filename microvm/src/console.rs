@@ -7,10 +7,12 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// What is kept in memory, in bytes: the boot messages of a verbose kernel.
@@ -77,6 +79,33 @@ impl Console {
     /// Also written to `file`, at most `limit` bytes, [`FILE_BYTES_MAX`] for want of a better.
     pub fn to_file(file: File, limit: u64) -> Self {
         Self::with(Sink::File { file, written: 0, limit })
+    }
+
+    /// Also written to what stands at `path`: a file, which is made if there is none, `emptied` or continued, and takes at most `limit` bytes; or a
+    /// pipe or a terminal as with [`Self::to_stream`].
+    ///
+    /// # Errors
+    /// What the system said; also for a pipe that nobody reads.
+    pub fn to_path(path: &str, emptied: bool, limit: u64) -> io::Result<Self> {
+        let mut options = File::options();
+        // A pipe without a reader would hold the open for ever.
+        options.create(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        if emptied {
+            options.write(true).truncate(true)
+        } else {
+            options.append(true)
+        };
+        let file = options.open(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENXIO) => io::Error::other("nobody reads this pipe"),
+            _ => error,
+        })?;
+        if file.metadata()?.is_file() {
+            return Ok(Self::to_file(file, limit));
+        }
+        // Its thread asks before it writes.
+        let flags = OFlag::from_bits_truncate(fcntl(&file, FcntlArg::F_GETFL)?);
+        fcntl(&file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+        Self::to_stream(file)
     }
 
     /// Also written to `output`, a terminal or a pipe, by a thread of its own.
@@ -298,6 +327,25 @@ mod tests {
         console.close();
         assert!(start.elapsed() < Duration::from_secs(1));
         drop(reader);
+    }
+
+    #[test]
+    fn a_path_may_be_a_pipe() {
+        let path = std::env::temp_dir().join(format!("console-pipe-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let name = path.to_str().unwrap();
+        let error = Console::to_path(name, true, FILE_BYTES_MAX).err().expect("nobody reads it");
+        assert!(error.to_string().contains("nobody reads"), "{error}");
+        let mut reader = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).unwrap();
+        let console = Console::to_path(name, false, FILE_BYTES_MAX).unwrap();
+        let block = vec![b'x'; 4096];
+        let accepted = (0..200).filter(|_| console.write(&block)).count();
+        assert!(accepted < 200, "{accepted} blocks accepted by a pipe that nobody empties");
+        console.close();
+        let mut first = [0; 16];
+        reader.read_exact(&mut first).unwrap();
+        assert_eq!(&first, &[b'x'; 16]);
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

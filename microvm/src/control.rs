@@ -1,10 +1,9 @@
 //! The control service of `paperboat-vmm serve`: `machine.proto` over ttrpc.
 //!
-//! The service runs on a single-threaded runtime in a thread of its own; the machine's threads never wait for it. Calls that wait for vCPUs run
-//! on blocking threads, so that `Stop` gets through at any time.
+//! The service runs on a single-threaded runtime; the machine's threads never wait for it. Calls that wait for vCPUs or devices run on
+//! blocking threads; `Wait` and `Stop` need none, so that they get through at any time.
 
-use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,14 +12,16 @@ use paperboat_protocol::machine as api;
 use paperboat_protocol::machine_ttrpc::{self, create_machine};
 use protobuf::MessageField;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
 use ttrpc::asynchronous::TtrpcContext;
 
 use crate::backend::{BackendChoice, CpuOptions, create_vm};
 use crate::boot::{BootFile, BootSource, Topology};
 use crate::console::{Console, FILE_BYTES_MAX};
 use crate::devices::{DEFAULT_CID, DeviceConfig, VsockConfig, device_error};
+use crate::give_up::GiveUp;
 use crate::jail::{self, JailError};
-use crate::machine::{EndReason, Machine, MachineConfig, MachineError, Status};
+use crate::machine::{EndReason, Machine, MachineConfig, MachineError, STOP_LIMIT, Status};
 use crate::papr::phb::DmaPolicy;
 use crate::papr::trace::Trace;
 use crate::stats::MachineStats;
@@ -36,6 +37,11 @@ const READ_BYTES_MAX: usize = 64 << 10;
 const READ_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Readers of the console that may wait at once: each holds a thread.
 const READERS_MAX: usize = 8;
+
+/// How long [`Control::quit`] waits for a machine to end. Together with the last answers it is less than [`STOP_LIMIT`]; what still runs then ends
+/// with the process.
+const QUIT_LIMIT: Duration = Duration::from_millis(700);
+const _: () = assert!(QUIT_LIMIT.as_millis() < STOP_LIMIT.as_millis());
 
 /// Why `Start` fails.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +65,11 @@ enum StartError {
 }
 
 /// Where the service stands.
+#[derive(Clone)]
 enum Slot {
     /// No machine yet.
     Empty,
-    /// `Start` is at work, or failed: there is no second try in a process whose devices may be half made.
+    /// `Start` is at work.
     Taken,
     /// The machine.
     Machine(Running),
@@ -74,6 +81,20 @@ struct Running {
     machine: Machine,
     network: Arc<Network>,
     forget_bell: Arc<Bell>,
+    /// Why it is over, once every thread has left.
+    over: watch::Receiver<Option<EndReason>>,
+}
+
+impl Running {
+    /// Waits for the end.
+    async fn over(&self) -> EndReason {
+        let mut over = self.over.clone();
+        match over.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+            Ok(Some(reason)) => reason,
+            // The machine holds the sender until it is over.
+            _ => EndReason::Failed("the machine was lost".to_owned()),
+        }
+    }
 }
 
 /// The network slots, and the way to taps if there are any.
@@ -132,7 +153,9 @@ impl Network {
 
 /// The service: one machine in its life.
 pub struct Control {
-    slot: Mutex<Slot>,
+    slot: watch::Sender<Slot>,
+    /// Ends a `Start` that is at work.
+    give_up: GiveUp,
     /// True when the process is to end.
     quit: watch::Sender<bool>,
     readers: Semaphore,
@@ -141,19 +164,25 @@ pub struct Control {
 impl Control {
     /// A service without a machine.
     pub fn new() -> Arc<Self> {
-        let readers = Semaphore::new(READERS_MAX);
-        Arc::new(Self { slot: Mutex::new(Slot::Empty), quit: watch::Sender::new(false), readers })
+        let (slot, quit) = (watch::Sender::new(Slot::Empty), watch::Sender::new(false));
+        Arc::new(Self { slot, give_up: GiveUp::default(), quit, readers: Semaphore::new(READERS_MAX) })
     }
 
-    /// Ends the machine and asks the process to end: the lifeline is gone, a signal came.
-    pub fn quit(&self) {
-        let machine = match &*self.lock() {
-            Slot::Machine(running) => Some(running.machine.clone()),
-            Slot::Empty | Slot::Taken => None,
+    /// Ends the machine, also one that is being made, and asks the process to end: somebody called `Stop`, the lifeline is gone, a signal came.
+    /// It waits for the end, but not for ever.
+    pub async fn quit(&self) {
+        self.give_up.ask();
+        let deadline = Instant::now() + QUIT_LIMIT;
+        let ended = async {
+            let mut slot = self.slot.subscribe();
+            let made = slot.wait_for(|slot| !matches!(slot, Slot::Taken)).await.map(|slot| slot.clone());
+            if let Ok(Slot::Machine(running)) = made {
+                running.machine.stop();
+                running.over().await;
+            }
         };
-        if let Some(machine) = machine {
-            machine.stop();
-            machine.wait();
+        if timeout_at(deadline, ended).await.is_err() {
+            log::warn!("the machine did not end within {} ms; it ends with its process", QUIT_LIMIT.as_millis());
         }
         self.quit.send_replace(true);
     }
@@ -169,45 +198,46 @@ impl Control {
     }
 
     fn start(&self, request: api::StartRequest) -> Result<Machine, StartError> {
-        {
-            let mut slot = self.lock();
-            if *self.quit.borrow() {
-                return Err(StartError::Stopped);
+        let mut refused = StartError::Again;
+        let taken = self.slot.send_if_modified(|slot| match slot {
+            Slot::Empty if self.give_up.is_asked() => {
+                refused = StartError::Stopped;
+                false
             }
-            match *slot {
-                Slot::Empty => *slot = Slot::Taken,
-                Slot::Taken | Slot::Machine(_) => return Err(StartError::Again),
+            Slot::Empty => {
+                *slot = Slot::Taken;
+                true
             }
+            Slot::Taken | Slot::Machine(_) => false,
+        });
+        if !taken {
+            return Err(refused);
         }
-        let running = match build(request) {
+        let running = match build(request, self.give_up.clone()) {
             Ok(running) => running,
             Err(error) => {
                 // Nothing was made that outlives its error: the caller may try again with a better description.
-                *self.lock() = Slot::Empty;
+                self.slot.send_replace(Slot::Empty);
                 return Err(error);
             }
         };
         let machine = running.machine.clone();
-        *self.lock() = Slot::Machine(running);
+        self.slot.send_replace(Slot::Machine(running));
         // The one place where rights are given up: everything is open, nothing of the guest has run.
         if let Err(error) = jail::enter_jail() {
             machine.fail(error.to_string());
             return Err(error.into());
         }
-        if *self.quit.borrow() {
-            machine.stop();
-            return Err(StartError::Stopped);
+        match machine.start() {
+            // Somebody was faster.
+            Err(MachineError::State { status: Status::Ended }) => Err(StartError::Stopped),
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(machine),
         }
-        machine.start()?;
-        Ok(machine)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn build(request: api::StartRequest) -> Result<Running, StartError> {
+fn build(request: api::StartRequest, give_up: GiveUp) -> Result<Running, StartError> {
     let backend: BackendChoice = request.backend.parse().map_err(MachineError::from)?;
     let kernel = BootFile::open("kernel", &request.kernel_path).map_err(MachineError::from)?;
     let initrd = match request.initrd_path.as_str() {
@@ -217,12 +247,8 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
     let console = match request.console_path.as_str() {
         "" => Console::in_memory(),
         path => {
-            let file = File::options().create(true).append(true).open(path);
-            let file = file.map_err(|source| StartError::Console { path: path.to_owned(), source })?;
-            match request.console_max_bytes {
-                0 => Console::to_file(file, FILE_BYTES_MAX),
-                limit => Console::to_file(file, limit),
-            }
+            let limit = if request.console_max_bytes == 0 { FILE_BYTES_MAX } else { request.console_max_bytes };
+            Console::to_path(path, false, limit).map_err(|source| StartError::Console { path: path.to_owned(), source })?
         }
     };
     let share = match request.share_path.as_str() {
@@ -260,10 +286,18 @@ fn build(request: api::StartRequest) -> Result<Running, StartError> {
         dma: if request.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console,
         trace: Trace::default(),
+        give_up,
     };
     let make_vm = Box::new(move |config| create_vm(backend, config, CpuOptions::default()));
-    let machine = Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?;
-    Ok(Running { machine, network: Arc::new(network), forget_bell })
+    let machine = Machine::new(config, make_vm, Box::new(|ram| devices.make(ram))).map_err(|error| match error {
+        MachineError::GivenUp => StartError::Stopped,
+        error => StartError::Machine(error),
+    })?;
+    let (tell, over) = watch::channel(None);
+    machine.when_over(Box::new(move |reason| {
+        tell.send_replace(Some(reason));
+    }));
+    Ok(Running { machine, network: Arc::new(network), forget_bell, over })
 }
 
 struct Service {
@@ -276,9 +310,18 @@ impl Service {
     }
 
     fn running(&self) -> ttrpc::Result<Running> {
-        match &*self.control.lock() {
+        match &*self.control.slot.borrow() {
             Slot::Machine(running) => Ok(running.clone()),
             Slot::Empty | Slot::Taken => Err(refused(ttrpc::Code::FAILED_PRECONDITION, "no machine was started")),
+        }
+    }
+
+    /// One that is not over.
+    fn living(&self) -> ttrpc::Result<Running> {
+        let running = self.running()?;
+        match running.machine.status() {
+            Status::Ended => Err(state_error(&MachineError::State { status: Status::Ended })),
+            _ => Ok(running),
         }
     }
 }
@@ -355,12 +398,9 @@ impl machine_ttrpc::Machine for Service {
     }
 
     async fn wait(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::EndedResponse> {
-        let machine = self.machine()?;
-        blocking(move || {
-            let reason = machine.wait();
-            ended(&machine, reason)
-        })
-        .await
+        let running = self.running()?;
+        let reason = running.over().await;
+        blocking(move || ended(&running.machine, reason)).await
     }
 
     async fn pause(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::Empty> {
@@ -375,17 +415,17 @@ impl machine_ttrpc::Machine for Service {
     }
 
     async fn stop(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::Empty> {
-        let control = Arc::clone(&self.control);
-        blocking(move || control.quit()).await?;
+        self.control.quit().await;
         Ok(api::Empty::default())
     }
 
     async fn stats(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::StatsResponse> {
-        Ok(stats(&self.machine()?.stats()))
+        let machine = self.machine()?;
+        blocking(move || stats(&machine.stats())).await
     }
 
     async fn bind_nic(&self, _: &TtrpcContext, request: api::BindNicRequest) -> ttrpc::Result<api::Empty> {
-        let network = self.running()?.network;
+        let network = self.living()?.network;
         blocking(move || network.bind(&request)).await?.map_err(|error| bind_error(&error))?;
         Ok(api::Empty::default())
     }
@@ -397,8 +437,11 @@ impl machine_ttrpc::Machine for Service {
     }
 
     async fn wait_forget(&self, _: &TtrpcContext, request: api::WaitForgetRequest) -> ttrpc::Result<api::WaitForgetResponse> {
-        let bell = self.running()?.forget_bell;
-        Ok(api::WaitForgetResponse { ring: bell.wait(request.answered).await, ..Default::default() })
+        let running = self.living()?;
+        tokio::select! {
+            ring = running.forget_bell.wait(request.answered) => Ok(api::WaitForgetResponse { ring, ..Default::default() }),
+            _ = running.over() => Err(state_error(&MachineError::State { status: Status::Ended })),
+        }
     }
 
     async fn console(&self, _: &TtrpcContext, request: api::ConsoleRequest) -> ttrpc::Result<api::ConsoleResponse> {
@@ -418,11 +461,7 @@ impl machine_ttrpc::Machine for Service {
     }
 
     async fn type_console(&self, _: &TtrpcContext, request: api::TypeConsoleRequest) -> ttrpc::Result<api::TypeConsoleResponse> {
-        let machine = self.machine()?;
-        if machine.status() == Status::Ended {
-            return Err(state_error(&MachineError::State { status: Status::Ended }));
-        }
-        let taken = machine.type_in(&request.text) as u32;
+        let taken = self.living()?.machine.type_in(&request.text) as u32;
         Ok(api::TypeConsoleResponse { taken, ..Default::default() })
     }
 }

@@ -9,6 +9,7 @@ pub mod boot;
 pub mod console;
 pub mod control;
 pub mod devices;
+pub mod give_up;
 pub mod jail;
 pub mod machine;
 pub mod papr;

@@ -9,6 +9,7 @@
 //! then do waiters see the end.
 
 mod hold;
+mod outcome;
 mod vcpu;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,18 +17,19 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use outcome::{EndReason, MachineError, Status};
 use paperboat_hypervisor::{
-    BackendError, Backing, ClockMode, EntryState, GuestRam, Presentation, Processor, RamError, Vcpu, VcpuHandle, VcpuRegs,
-    VmConfig,
+    Backing, ClockMode, EntryState, GuestRam, Presentation, Processor, Vcpu, VcpuHandle, VcpuRegs, VmConfig,
 };
 
 use crate::backend::{ChoiceError, ChosenVm};
-use crate::boot::{self, BootError, BootMachine, BootSource, Topology, TreeError};
+use crate::boot::{self, BootMachine, BootSource, Topology};
 use crate::console::Console;
+use crate::give_up::GiveUp;
 use crate::papr::calendar::PartitionClock;
 use crate::papr::phb::{DmaPolicy, WINDOWS};
 use crate::papr::trace::Trace;
-use crate::papr::{GuestEnd, Platform, PlatformError, PlatformParts};
+use crate::papr::{Platform, PlatformParts};
 use crate::pci::PciFunction;
 use crate::stats::{DeviceCounter, MachineStats, VcpuCounters, VcpuReport};
 
@@ -46,124 +48,6 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// How many console lines are searched for the reason of a panic: registers and call traces follow it.
 const PANIC_LOOK_LINES: usize = 200;
-
-/// Why a machine cannot be made or controlled.
-#[derive(Debug, thiserror::Error)]
-pub enum MachineError {
-    /// Too little memory.
-    #[error("{memory_bytes} bytes of memory: a machine needs at least {} MiB", MEMORY_MIN >> 20)]
-    MemoryTooSmall {
-        /// As asked for.
-        memory_bytes: u64,
-    },
-    /// Too much memory.
-    #[error("{memory_bytes} bytes of memory: a machine has at most {} GiB", MEMORY_MAX >> 30)]
-    MemoryTooLarge {
-        /// As asked for.
-        memory_bytes: u64,
-    },
-    /// Not a multiple of the step.
-    #[error("{memory_bytes} bytes of memory: must be a multiple of {step} MiB (next: {next} MiB)", step = MEMORY_STEP >> 20,
-        next = memory_bytes.div_ceil(MEMORY_STEP) * (MEMORY_STEP >> 20))]
-    MemoryStep {
-        /// As asked for.
-        memory_bytes: u64,
-    },
-    /// Deterministic time needs one vCPU.
-    #[error("a deterministic machine has one CPU, not {vcpus}")]
-    Deterministic {
-        /// As asked for.
-        vcpus: u32,
-    },
-    /// Guest memory.
-    #[error(transparent)]
-    Ram(#[from] RamError),
-    /// CPU counts or the tree.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// The backend.
-    #[error(transparent)]
-    Choice(#[from] ChoiceError),
-    /// A vCPU.
-    #[error("vCPU {id}")]
-    Vcpu {
-        /// Which.
-        id: u32,
-        /// What the backend said.
-        #[source]
-        source: BackendError,
-    },
-    /// A device cannot be made.
-    #[error("device {name}")]
-    Device {
-        /// Which.
-        name: &'static str,
-        /// What it said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Devices and interrupts.
-    #[error(transparent)]
-    Platform(#[from] PlatformError),
-    /// Kernel, initramfs, command line, layout.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// A thread cannot be started.
-    #[error("cannot start a thread")]
-    Thread(#[source] std::io::Error),
-    /// The system has no entropy for the guest's seed.
-    #[error("cannot read random bytes")]
-    Entropy(#[source] std::io::Error),
-    /// The call does not fit the state.
-    #[error("the machine is {status:?}")]
-    State {
-        /// The state it is in.
-        status: Status,
-    },
-    /// A vCPU did not leave the guest in time.
-    #[error("a vCPU did not stop within {} ms", STOP_LIMIT.as_millis())]
-    Stuck,
-}
-
-/// What the machine does now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// Made, never run.
-    New,
-    /// The guest executes.
-    Running,
-    /// Every vCPU stands still.
-    Paused,
-    /// Over.
-    Ended,
-}
-
-/// Why it is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EndReason {
-    /// The guest powered off.
-    PowerOff,
-    /// The guest asked for a reboot.
-    Reboot,
-    /// The guest's kernel panicked, with its text.
-    Panic(String),
-    /// Stopped by request.
-    Stopped,
-    /// The instruction budget is used up.
-    Budget,
-    /// The machine or its backend failed.
-    Failed(String),
-}
-
-impl From<GuestEnd> for EndReason {
-    fn from(end: GuestEnd) -> Self {
-        match end {
-            GuestEnd::PowerOff => Self::PowerOff,
-            GuestEnd::Reboot => Self::Reboot,
-            GuestEnd::Panic(text) => Self::Panic(text),
-        }
-    }
-}
 
 /// What a machine is made of.
 pub struct MachineConfig {
@@ -189,6 +73,8 @@ pub struct MachineConfig {
     pub dma: DmaPolicy,
     /// What is printed of the guest's calls.
     pub trace: Trace,
+    /// Ends the making of it.
+    pub give_up: GiveUp,
 }
 
 /// Makes devices for a guest memory.
@@ -234,7 +120,17 @@ struct Control {
     alive: usize,
     /// Threads that execute the guest, not parked.
     executing: usize,
-    devices_down: bool,
+    devices: Devices,
+    /// Told the end.
+    when_over: Vec<Box<dyn FnOnce(EndReason) + Send>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Devices {
+    Up,
+    /// Some thread is at it.
+    GoingDown,
+    Down,
 }
 
 impl Machine {
@@ -247,6 +143,13 @@ impl Machine {
         make_vm: Box<VmMaker<'_>>,
         make_devices: Box<DeviceMaker<'_>>,
     ) -> Result<Self, MachineError> {
+        let give_up = config.give_up.clone();
+        let made = Self::make(config, make_vm, make_devices);
+        // Whatever went wrong, that was why.
+        if give_up.is_asked() { Err(MachineError::GivenUp) } else { made }
+    }
+
+    fn make(config: MachineConfig, make_vm: Box<VmMaker<'_>>, make_devices: Box<DeviceMaker<'_>>) -> Result<Self, MachineError> {
         let memory_bytes = config.memory_bytes;
         if memory_bytes < MEMORY_MIN {
             return Err(MachineError::MemoryTooSmall { memory_bytes });
@@ -263,7 +166,7 @@ impl Machine {
         if deterministic && vcpus != 1 {
             return Err(MachineError::Deterministic { vcpus });
         }
-        let ram = GuestRam::with_backing(memory_bytes, config.backing)?;
+        let ram = GuestRam::with_backing(memory_bytes, config.backing, &|| !config.give_up.is_asked())?;
         let chosen = make_vm(VmConfig {
             ram: ram.clone(),
             vcpu_count: vcpus,
@@ -309,10 +212,19 @@ impl Machine {
                 topology,
                 slots: platform.phb.slots(),
                 rng_seed: rng_seed(deterministic)?,
+                give_up: config.give_up,
             },
         )?;
-        let control =
-            Control { status: Status::New, end: None, idle, threads: Vec::new(), alive: 0, executing: 0, devices_down: false };
+        let control = Control {
+            status: Status::New,
+            end: None,
+            idle,
+            threads: Vec::new(),
+            alive: 0,
+            executing: 0,
+            devices: Devices::Up,
+            when_over: Vec::new(),
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 platform,
@@ -342,14 +254,12 @@ impl Machine {
         // A fresh machine has every vCPU stopped: this cannot be refused.
         let started = inner.platform.cpus.start(0, inner.boot_entry);
         debug_assert!(started.is_ok());
-        for vcpu in std::mem::take(&mut control.idle) {
-            let name = format!("vcpu{}", vcpu.id());
-            inner.spawn(&mut control, name, move |inner| vcpu::thread(inner, vcpu))?;
+        let spawned = inner.spawn_all(&mut control);
+        if spawned.is_err() {
+            // The threads that run already leave; it may be that there is none.
+            inner.devices_down(control);
         }
-        if let Some(address) = inner.hold_release {
-            inner.spawn(&mut control, "hold-watch".into(), move |inner| hold::watch(inner, address))?;
-        }
-        Ok(())
+        spawned
     }
 
     /// Brings every vCPU to a stand. Pausing twice is no error.
@@ -367,7 +277,12 @@ impl Machine {
         inner.kick_all();
         let deadline = Instant::now() + STOP_LIMIT;
         while control.executing > 0 && control.status == Status::Paused {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return Err(MachineError::Stuck) };
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                // As if nobody had asked.
+                control.status = Status::Running;
+                inner.changed.notify_all();
+                return Err(MachineError::Stuck);
+            };
             control = inner.changed.wait_timeout(control, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
@@ -402,7 +317,7 @@ impl Machine {
         let inner = &self.inner;
         let mut control = inner.lock();
         loop {
-            if let (Some(reason), true) = (control.end.clone(), control.devices_down) {
+            if let (Some(reason), Devices::Down) = (control.end.clone(), control.devices) {
                 let threads = std::mem::take(&mut control.threads);
                 drop(control);
                 for thread in threads {
@@ -412,6 +327,18 @@ impl Machine {
                 return reason;
             }
             control = inner.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Has `act` called when the machine is over and its devices are down, by the last of its threads; at once when it is over already.
+    pub fn when_over(&self, act: Box<dyn FnOnce(EndReason) + Send>) {
+        let mut control = self.inner.lock();
+        match (control.end.clone(), control.devices) {
+            (Some(reason), Devices::Down) => {
+                drop(control);
+                act(reason);
+            }
+            _ => control.when_over.push(act),
         }
     }
 
@@ -478,6 +405,17 @@ impl Inner {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn spawn_all(self: &Arc<Self>, control: &mut Control) -> Result<(), MachineError> {
+        for vcpu in std::mem::take(&mut control.idle) {
+            let name = format!("vcpu{}", vcpu.id());
+            self.spawn(control, name, move |inner| vcpu::thread(inner, vcpu))?;
+        }
+        match self.hold_release {
+            Some(address) => self.spawn(control, "hold-watch".into(), move |inner| hold::watch(inner, address)),
+            None => Ok(()),
+        }
+    }
+
     fn spawn(
         self: &Arc<Self>,
         control: &mut Control,
@@ -525,6 +463,7 @@ impl Inner {
     fn end(&self, reason: EndReason) {
         let mut control = self.lock();
         self.end_locked(&mut control, reason);
+        self.devices_down(control);
     }
 
     fn end_locked(&self, control: &mut Control, reason: EndReason) {
@@ -536,19 +475,25 @@ impl Inner {
         control.idle.clear();
         self.platform.cpus.close();
         self.kick_all();
-        if control.alive == 0 {
-            self.devices_down(control);
-        }
         self.changed.notify_all();
     }
 
-    fn devices_down(&self, control: &mut Control) {
-        if !control.devices_down {
-            for slot in self.platform.phb.slots() {
-                slot.function.shutdown();
-            }
-            self.console.close();
-            control.devices_down = true;
+    /// Takes the devices down once nobody executes any more. Without the lock: a device's thread may be waiting for the host.
+    fn devices_down(&self, mut control: MutexGuard<'_, Control>) {
+        let Some(reason) = control.end.clone().filter(|_| control.alive == 0 && control.devices == Devices::Up) else { return };
+        control.devices = Devices::GoingDown;
+        drop(control);
+        for slot in self.platform.phb.slots() {
+            slot.function.shutdown();
+        }
+        self.console.close();
+        let mut control = self.lock();
+        control.devices = Devices::Down;
+        let when_over = std::mem::take(&mut control.when_over);
+        drop(control);
+        self.changed.notify_all();
+        for act in when_over {
+            act(reason.clone());
         }
     }
 
@@ -579,10 +524,7 @@ impl Drop for Leaving<'_> {
             self.inner.end_locked(&mut control, EndReason::Failed("a thread of the machine panicked".into()));
         }
         control.alive -= 1;
-        if control.alive == 0 && control.end.is_some() {
-            self.inner.devices_down(&mut control);
-            self.inner.changed.notify_all();
-        }
+        self.inner.devices_down(control);
     }
 }
 

@@ -35,6 +35,7 @@ fn config(name: &str, vcpus: u32) -> MachineConfig {
         dma: DmaPolicy::Identity,
         console: Console::in_memory(),
         trace: Trace::default(),
+        give_up: GiveUp::default(),
     }
 }
 

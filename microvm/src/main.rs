@@ -13,6 +13,8 @@ mod numbers;
 mod run;
 #[path = "cli/serve.rs"]
 mod serve;
+#[path = "cli/stopper.rs"]
+mod stopper;
 #[path = "cli/terminal.rs"]
 mod terminal;
 #[path = "cli/trace.rs"]

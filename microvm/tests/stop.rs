@@ -13,6 +13,7 @@ use paperboat_microvm::backend::{BackendChoice, CpuOptions, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology};
 use paperboat_microvm::console::Console;
 use paperboat_microvm::devices::{DeviceConfig, VsockConfig};
+use paperboat_microvm::give_up::GiveUp;
 use paperboat_microvm::machine::{EndReason, Machine, MachineConfig, STOP_LIMIT};
 use paperboat_microvm::papr::phb::DmaPolicy;
 use paperboat_microvm::papr::trace::Trace;
@@ -54,6 +55,7 @@ fn machine_with(kernel: &str, scratch: &Scratch, memory_bytes: u64, budget_instr
         dma: DmaPolicy::Identity,
         console: Console::in_memory(),
         trace: Trace::default(),
+        give_up: GiveUp::default(),
     };
     let devices = DeviceConfig {
         share: Some(DeviceConfig::open_share(scratch.0.to_str().unwrap()).unwrap()),

@@ -66,6 +66,12 @@ pub enum RamError {
         /// The size asked for.
         size_bytes: u64,
     },
+    /// Whoever asked for it does not want it any more.
+    #[error("given up while {size_bytes} bytes of guest memory were being taken")]
+    GivenUp {
+        /// The size asked for.
+        size_bytes: u64,
+    },
     /// The kernel refused the mapping.
     #[error("cannot map {size_bytes} bytes of guest memory: {reason}")]
     Map {
@@ -229,14 +235,14 @@ impl GuestRam {
     /// # Errors
     /// [`RamError`] names the size and what the kernel said.
     pub fn new(size_bytes: u64) -> Result<Self, RamError> {
-        Self::with_backing(size_bytes, Backing::Usual)
+        Self::with_backing(size_bytes, Backing::Usual, &|| true)
     }
 
-    /// The same, with memory of a chosen kind.
+    /// The same, with memory of a chosen kind. Huge pages are taken for as long as `go_on` says so: many of them take seconds.
     ///
     /// # Errors
     /// [`RamError`], also when the host lacks huge pages.
-    pub fn with_backing(size_bytes: u64, backing: Backing) -> Result<Self, RamError> {
+    pub fn with_backing(size_bytes: u64, backing: Backing, go_on: &dyn Fn() -> bool) -> Result<Self, RamError> {
         if size_bytes == 0 || !size_bytes.is_multiple_of(CODE_PAGE_SIZE) {
             return Err(RamError::Size { size_bytes });
         }
@@ -254,7 +260,14 @@ impl GuestRam {
         nix::unistd::ftruncate(&memfd, length).map_err(create)?;
         if backing == Backing::Huge {
             // A huge page that is missing when it is touched ends the process: all are taken now or none.
-            fallocate(&memfd, FallocateFlags::empty(), 0, length).map_err(no_pages)?;
+            let step = TAKEN_AT_ONCE.next_multiple_of(page_bytes);
+            for start in (0..size_bytes).step_by(step as usize) {
+                if !go_on() {
+                    return Err(RamError::GivenUp { size_bytes });
+                }
+                let part = step.min(size_bytes - start);
+                fallocate(&memfd, FallocateFlags::empty(), start as i64, part as i64).map_err(no_pages)?;
+            }
         }
         // The map of code pages is made where no error can be given back: whether there is room for it is asked before.
         let pages = usize::try_from(size_bytes / CODE_PAGE_SIZE).map_err(|_| RamError::Size { size_bytes })?;
@@ -329,6 +342,9 @@ impl GuestRam {
     }
 }
 
+/// Huge memory is taken in pieces of this many bytes, or of one page: a fraction of a second each.
+const TAKEN_AT_ONCE: u64 = 256 << 20;
+
 const NAME: &std::ffi::CStr = c"paperboat-guest";
 
 /// Size of the pages of a memory file.
@@ -354,7 +370,7 @@ mod tests {
     #[test]
     fn huge_pages_are_all_there_or_the_error_says_what_helps() {
         const SIZE: u64 = 64 << 20;
-        match GuestRam::with_backing(SIZE, Backing::Huge) {
+        match GuestRam::with_backing(SIZE, Backing::Huge, &|| true) {
             Ok(ram) => {
                 let page = ram.huge_page_bytes().unwrap();
                 assert!(page > 64 << 10 && SIZE.is_multiple_of(page), "{page}");
@@ -368,6 +384,11 @@ mod tests {
             }
         }
         assert_eq!(GuestRam::new(SIZE).unwrap().huge_page_bytes(), None);
+        match GuestRam::with_backing(SIZE, Backing::Huge, &|| false) {
+            // None was taken: it is the same whether there are any.
+            Err(RamError::GivenUp { .. } | RamError::HugeStep { .. } | RamError::NoHugePages { .. }) => {}
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

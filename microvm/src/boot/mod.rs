@@ -21,12 +21,14 @@ pub(crate) use elf::tests::elf_with as elf_for_tests;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 
+use nix::fcntl::OFlag;
 use object::read::ReadCache;
-
 use paperboat_hypervisor::{Backing, Capabilities, EntryState, GuestRam};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::give_up::GiveUp;
 use crate::papr::phb::PciSlot;
 
 /// MSR\[SF\]: 64-bit mode.
@@ -43,6 +45,9 @@ pub const CMDLINE_MAX: usize = 2047;
 
 /// Largest kernel or initramfs file that is read (guards against a device or an endless pipe given by mistake).
 pub const FILE_SIZE_MAX: u64 = 4 << 30;
+
+/// Files are copied in pieces of this many bytes, between which a request to give up is heard.
+const COPIED_AT_ONCE: u64 = 64 << 20;
 
 /// The RTAS blob: what the guest calls at `linux,rtas-entry` in 32-bit big-endian real mode (private hypercall
 /// 0xf000 with the argument buffer's address in r4): `mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1; blr`.
@@ -130,7 +135,8 @@ impl BootFile {
     /// [`BootError::Read`], [`BootError::NotAFile`], [`BootError::TooLarge`].
     pub fn open(what: &'static str, path: &str) -> Result<Self, BootError> {
         let failed = |source| BootError::Read { what, path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
+        // A pipe that nobody writes to would hold the open for ever.
+        let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             return Err(BootError::NotAFile { what, path: path.to_owned() });
@@ -144,18 +150,27 @@ impl BootFile {
 
     /// Copies `length` bytes at `offset` of the file to guest memory, in the kernel: they are neither mapped nor read here. Files of huge pages
     /// take no writes; their memory is read into.
-    fn copy_to(&self, offset: u64, length: u64, ram: &GuestRam, address: u64) -> io::Result<()> {
+    fn copy_to(&self, offset: u64, length: u64, ram: &GuestRam, address: u64, give_up: &GiveUp) -> io::Result<()> {
         let mut input = &self.file;
         input.seek(SeekFrom::Start(offset))?;
-        if ram.backing() == Backing::Huge {
-            let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
-            return ram.memory().read_exact_volatile_from(GuestAddress(address), &mut input, length).map_err(io::Error::other);
-        }
         let mut output = File::from(ram.memfd().try_clone()?);
         output.seek(SeekFrom::Start(address))?;
-        let copied = io::copy(&mut input.take(length), &mut output)?;
-        // Someone cuts the file short while it is read.
-        if copied == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        for start in (0..length).step_by(COPIED_AT_ONCE as usize) {
+            if give_up.is_asked() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let part = COPIED_AT_ONCE.min(length - start);
+            if ram.backing() == Backing::Huge {
+                let memory = ram.memory();
+                memory
+                    .read_exact_volatile_from(GuestAddress(address + start), &mut input, part as usize)
+                    .map_err(io::Error::other)?;
+            } else if io::copy(&mut input.take(part), &mut output)? != part {
+                // Someone cuts the file short while it is read.
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -182,6 +197,8 @@ pub struct BootMachine<'a> {
     pub slots: &'a [PciSlot],
     /// For `/chosen/rng-seed`.
     pub rng_seed: [u8; 32],
+    /// Heard while files are copied.
+    pub give_up: GiveUp,
 }
 
 /// A machine ready to be entered.
@@ -233,7 +250,7 @@ pub fn load(ram: &GuestRam, source: &BootSource, machine: &BootMachine<'_>) -> R
     debug_assert_eq!(dtb.len() as u64, length);
 
     let copy = |what, file: &BootFile, range: &Range<u64>, address| {
-        file.copy_to(range.start, range.end - range.start, ram, address).map_err(|source| BootError::Read {
+        file.copy_to(range.start, range.end - range.start, ram, address, &machine.give_up).map_err(|source| BootError::Read {
             what,
             path: file.path.clone(),
             source,

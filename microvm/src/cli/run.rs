@@ -9,20 +9,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nix::sys::signal::{SigSet, Signal};
 use paperboat_hypervisor::{Backing, ClockMode, Presentation, Processor};
 use paperboat_microvm::backend::{BackendChoice, CompileAfter, Coverage, CpuOptions, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
 use paperboat_microvm::console::{Console, FILE_BYTES_MAX};
 use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
+use paperboat_microvm::give_up::GiveUp;
 use paperboat_microvm::jail;
-use paperboat_microvm::machine::{EndReason, Machine, MachineConfig};
+use paperboat_microvm::machine::{EndReason, Machine, MachineConfig, MachineError, Status};
 use paperboat_microvm::papr::phb::DmaPolicy;
 use paperboat_microvm::papr::trace::{Trace, TraceKinds};
 use paperboat_microvm::stats::final_state;
 use paperboat_microvm::virtio::net::{BindOptions, Nic, TunDevice};
 
 use crate::numbers::{Address, Size};
+use crate::stopper::Stopper;
 use crate::terminal::{RawMode, forward_input};
 use crate::trace::{self, TraceChoice};
 
@@ -37,7 +38,7 @@ const EXIT_FAILED: u8 = 5;
 /// The instruction budget is used up.
 const EXIT_BUDGET: u8 = 6;
 /// Stopped by the escape key or a signal.
-const EXIT_STOPPED: u8 = 7;
+pub const EXIT_STOPPED: u8 = 7;
 
 /// Console lines shown after a panic or failure when the console is not on the terminal.
 const TAIL_LINES: usize = 20;
@@ -227,21 +228,33 @@ impl FromStr for NetChoice {
 }
 
 pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
-    // Before any thread: a signal goes to the one that waits for it.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    signals.thread_block().context("blocking signals")?;
+    let stopper = Stopper::default();
+    stopper.on_signals()?;
     let coverage = arguments.coverage.as_ref().map(|_| Arc::new(Coverage::default()));
-    let machine = build(arguments, coverage.clone())?;
+    let machine = match build(arguments, coverage.clone(), stopper.give_up.clone()) {
+        Ok(machine) => machine,
+        Err(error) if matches!(error.downcast_ref(), Some(MachineError::GivenUp)) => {
+            eprintln!("paperboat-vmm: {error}");
+            return Ok(ExitCode::from(EXIT_STOPPED));
+        }
+        Err(error) => return Err(error),
+    };
+    stopper.machine_made(&machine, arguments.vsock.as_ref().map(Into::into));
     dump(arguments, &machine)?;
     jail::enter_jail()?;
     let stdio = matches!(arguments.console, ConsoleChoice::Stdio);
-    let raw = if stdio { RawMode::enter().context("setting up the terminal")? } else { None };
-    machine.start()?;
-    watch_signals(signals, machine.clone())?;
+    if stdio {
+        stopper.terminal_taken(RawMode::enter().context("setting up the terminal")?);
+    }
+    match machine.start() {
+        // Stopped before.
+        Ok(()) | Err(MachineError::State { status: Status::Ended }) => {}
+        Err(error) => return Err(error.into()),
+    }
     let done = Arc::new(AtomicBool::new(false));
     let input = stdio.then(|| {
-        let (machine, done) = (machine.clone(), Arc::clone(&done));
-        std::thread::Builder::new().name("input".into()).spawn(move || forward_input(&machine, &done))
+        let (machine, stopper, done) = (machine.clone(), stopper.clone(), Arc::clone(&done));
+        std::thread::Builder::new().name("input".into()).spawn(move || forward_input(&machine, &stopper, &done))
     });
     let input = input.transpose().context("starting the input thread")?;
     let reason = machine.wait();
@@ -250,8 +263,9 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
         // A panic there was reported already.
         let _ = input.join();
     }
-    drop(raw);
+    stopper.terminal_back();
     let code = report(&machine, &reason, stdio);
+    stopper.over();
     if let Some(path) = &arguments.dump_state {
         std::fs::write(path, final_state(&machine)).with_context(|| format!("writing {path}"))?;
     }
@@ -264,7 +278,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>) -> Result<Machine> {
+fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>, give_up: GiveUp) -> Result<Machine> {
     let share = arguments.share.as_deref().map(DeviceConfig::open_share).transpose()?;
     let vsock = arguments.vsock.as_ref().map(|path| VsockConfig { cid: arguments.cid, socket_path: path.into() });
     let nics = network(&arguments.net)?;
@@ -289,6 +303,7 @@ fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>) -> Result<Ma
         dma: if arguments.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console: console(&arguments.console)?,
         trace: if traces { Trace::new(kinds, Box::new(std::io::stderr())) } else { Trace::default() },
+        give_up,
     };
     let compile_after = arguments.compile_after.unwrap_or_default();
     let (backend, options) = (arguments.backend, CpuOptions { coverage, compile_after, ..arguments.trace.cpu.clone() });
@@ -313,10 +328,7 @@ fn network(choices: &[NetChoice]) -> Result<Vec<Arc<Nic>>> {
 fn console(choice: &ConsoleChoice) -> Result<Console> {
     match choice {
         ConsoleChoice::Null => Ok(Console::in_memory()),
-        ConsoleChoice::File(path) => {
-            let file = File::create(path).with_context(|| format!("console file {path}"))?;
-            Ok(Console::to_file(file, FILE_BYTES_MAX))
-        }
+        ConsoleChoice::File(path) => Console::to_path(path, true, FILE_BYTES_MAX).with_context(|| format!("console file {path}")),
         ConsoleChoice::Stdio => {
             let output = std::io::stdout().as_fd().try_clone_to_owned().context("duplicating standard output")?;
             Console::to_stream(File::from(output)).context("starting the console thread")
@@ -332,17 +344,6 @@ fn dump(arguments: &RunArguments, machine: &Machine) -> Result<()> {
         let source = dts_from_dtb(machine.dtb())?;
         std::fs::write(path, source).with_context(|| format!("writing {path}"))?;
     }
-    Ok(())
-}
-
-/// A thread that stops the machine on the first signal. It does not keep the process.
-fn watch_signals(signals: SigSet, machine: Machine) -> Result<()> {
-    let body = move || {
-        if signals.wait().is_ok() {
-            machine.stop();
-        }
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(body).context("starting the signal thread")?;
     Ok(())
 }
 

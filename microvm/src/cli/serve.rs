@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use paperboat_microvm::control::Control;
 use paperboat_microvm::jail;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::inherited;
 
@@ -33,19 +34,20 @@ pub fn serve(arguments: &ServeArguments) -> Result<ExitCode> {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("marking inherited descriptors")?;
     }
     let control = Control::new();
-    watch_lifeline(lifeline, Arc::clone(&control))?;
+    let lifeline = watch_lifeline(lifeline)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the control runtime")?;
-    runtime.block_on(control_loop(listener, control))?;
-    // Calls that wait on blocking threads (Wait of a machine that never ends) must not keep the process.
+    runtime.block_on(control_loop(listener, lifeline, control))?;
+    // Calls that wait on blocking threads must not keep the process.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
-/// A thread that ends the machine when the parent is gone.
-fn watch_lifeline(lifeline: OwnedFd, control: Arc<Control>) -> Result<()> {
+/// A thread that tells when the parent is gone.
+fn watch_lifeline(lifeline: OwnedFd) -> Result<oneshot::Receiver<()>> {
     // The other end may have made it non-blocking; this thread is to sleep.
     let flags = OFlag::from_bits_truncate(fcntl(lifeline.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(lifeline.as_fd(), FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+    let (gone, told) = oneshot::channel();
     let body = move || {
         let mut file = File::from(lifeline);
         let mut byte = [0];
@@ -56,22 +58,25 @@ fn watch_lifeline(lifeline: OwnedFd, control: Arc<Control>) -> Result<()> {
                 _ => {}
             }
         }
-        control.quit();
+        // The process is ending anyway if nobody listens.
+        let _ = gone.send(());
     };
     std::thread::Builder::new().name("lifeline".into()).spawn(body).context("starting the lifeline thread")?;
-    Ok(())
+    Ok(told)
 }
 
-async fn control_loop(listener: OwnedFd, control: Arc<Control>) -> Result<()> {
+async fn control_loop(listener: OwnedFd, lifeline: oneshot::Receiver<()>, control: Arc<Control>) -> Result<()> {
     let mut quitting = control.quitting();
-    let mut server = ttrpc_server(listener)?.register_service(control.service());
-    server.start().await.context("serving the control socket")?;
+    // Before anybody can ask for anything: a signal that comes earlier ends a process without a machine.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut server = ttrpc_server(listener)?.register_service(control.service());
+    server.start().await.context("serving the control socket")?;
     tokio::select! {
         _ = quitting.wait_for(|quit| *quit) => {}
-        _ = terminate.recv() => tokio::task::spawn_blocking(move || control.quit()).await?,
-        _ = interrupt.recv() => tokio::task::spawn_blocking(move || control.quit()).await?,
+        _ = terminate.recv() => control.quit().await,
+        _ = interrupt.recv() => control.quit().await,
+        _ = lifeline => control.quit().await,
     }
     // Answers that are on their way (of Stop, of Wait) go out before the connections close.
     tokio::time::sleep(ANSWER_GRACE).await;
@@ -84,7 +89,7 @@ async fn control_loop(listener: OwnedFd, control: Arc<Control>) -> Result<()> {
 /// Time for the last answers.
 const ANSWER_GRACE: std::time::Duration = std::time::Duration::from_millis(20);
 /// Time for connections to close.
-const CLOSE_LIMIT: std::time::Duration = std::time::Duration::from_millis(300);
+const CLOSE_LIMIT: std::time::Duration = std::time::Duration::from_millis(200);
 
 #[allow(unsafe_code)]
 fn ttrpc_server(listener: OwnedFd) -> Result<ttrpc::asynchronous::Server> {

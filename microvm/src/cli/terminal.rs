@@ -10,6 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use paperboat_microvm::machine::Machine;
 
+use crate::stopper::Stopper;
+
 /// Ctrl-A: the next key is for the machine.
 const ESCAPE: u8 = 0x01;
 /// How long the reader sleeps before it looks whether it should end.
@@ -39,13 +41,13 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // Nothing better is left to do than to try.
-        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.saved);
+        // Nothing better is left to do than to try; and not to wait for what a stopped terminal has not shown.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.saved);
     }
 }
 
 /// Types what arrives on standard input into the machine until `done`.
-pub fn forward_input(machine: &Machine, done: &Arc<AtomicBool>) {
+pub fn forward_input(machine: &Machine, stopper: &Stopper, done: &Arc<AtomicBool>) {
     // Not through std's buffer: what it holds is not seen by poll.
     let stdin = io::stdin().lock();
     let mut escaped = false;
@@ -69,7 +71,7 @@ pub fn forward_input(machine: &Machine, done: &Arc<AtomicBool>) {
                 (true, key) => {
                     escaped = false;
                     match key {
-                        b'x' | b'q' => return machine.stop(),
+                        b'x' | b'q' => return stopper.stop(),
                         ESCAPE => typed.push(ESCAPE),
                         _ => eprint!("\r\nCtrl-A x ends the machine, Ctrl-A Ctrl-A types Ctrl-A\r\n"),
                     }
