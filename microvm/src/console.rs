@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -29,6 +29,9 @@ const CHUNK_BYTES: usize = 4096;
 
 /// How long the drain thread waits for a terminal before it looks whether it should end.
 const POLL_MS: u16 = 100;
+
+/// How long the drain thread waits when a terminal takes nothing although it said that it would.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Written once when a console file is full.
 const FILE_FULL: &[u8] = b"\n[the console file is full; later output is in memory only]\n";
@@ -113,6 +116,7 @@ impl Console {
     /// # Errors
     /// The thread cannot be started.
     pub fn to_stream(output: File) -> io::Result<Self> {
+        let output = if output.is_terminal() { unblocked(&output).unwrap_or(output) } else { output };
         let console = Self::with(Sink::Backlog);
         let shared = Arc::clone(&console.shared);
         let thread = std::thread::Builder::new().name("console".into()).spawn(move || drain(&shared, output))?;
@@ -215,6 +219,13 @@ impl Drop for Console {
     }
 }
 
+/// The same terminal, opened once more so that writes to it do not wait: what it takes at a time is not known before. Whoever shares the old
+/// descriptor (the user's shell) keeps what it has.
+fn unblocked(terminal: &File) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    File::options().write(true).custom_flags(flags.bits()).open(format!("/proc/self/fd/{}", terminal.as_raw_fd()))
+}
+
 /// Writes the backlog to `output` until the console closes or the other side is gone.
 fn drain(shared: &Shared, mut output: File) {
     loop {
@@ -234,17 +245,25 @@ fn drain(shared: &Shared, mut output: File) {
         let writable = fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT));
         let done = match ready {
             Ok(0) | Err(nix::Error::EINTR) if !closing => continue,
-            Ok(count) if count > 0 && writable => output.write_all(&chunk).and_then(|()| output.flush()),
+            Ok(count) if count > 0 && writable => output.write(&chunk),
             _ => Err(io::ErrorKind::BrokenPipe.into()),
         };
-        let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if done.is_err() {
-            // Nobody reads any more: the guest goes on without.
-            state.sink = Sink::None;
-            state.backlog.clear();
-            return;
-        }
-        state.backlog.drain(..chunk.len());
+        let written = match done {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !closing => {
+                std::thread::sleep(RETRY);
+                0
+            }
+            Err(_) => {
+                // Nobody reads any more: the guest goes on without.
+                let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.sink = Sink::None;
+                state.backlog.clear();
+                return;
+            }
+        };
+        shared.state.lock().unwrap_or_else(PoisonError::into_inner).backlog.drain(..written);
     }
 }
 

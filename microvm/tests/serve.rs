@@ -2,90 +2,11 @@
 
 mod common;
 
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
-use common::{Program, Scratch, vmm};
+use common::Program;
+use common::served::{Served, call, empty};
 use paperboat_protocol::machine as api;
-use paperboat_protocol::machine_ttrpc::MachineClient;
-use ttrpc::context;
-
-struct Served {
-    child: Child,
-    client: MachineClient,
-    lifeline: Option<OwnedFd>,
-    /// A file that was open in the parent without close-on-exec.
-    stray: PathBuf,
-    scratch: Scratch,
-}
-
-impl Served {
-    async fn new(name: &str) -> Self {
-        let scratch = Scratch::new(name);
-        let socket = scratch.path("control");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let (reader, lifeline) = std::io::pipe().unwrap();
-        let stray = scratch.path("stray");
-        let mut command = Command::new(vmm());
-        command.args(["serve", "--control-fd", "3", "--lifeline-fd", "4"]).stdin(Stdio::null()).stderr(Stdio::inherit());
-        command
-            .fd_mappings(vec![
-                FdMapping { parent_fd: listener.into(), child_fd: 3 },
-                FdMapping { parent_fd: reader.into(), child_fd: 4 },
-                FdMapping { parent_fd: std::fs::File::create(&stray).unwrap().into(), child_fd: 9 },
-            ])
-            .unwrap();
-        let child = command.spawn().unwrap();
-        let client = ttrpc::asynchronous::Client::connect(&format!("unix://{}", socket.display())).await.unwrap();
-        Self { child, client: MachineClient::new(client), lifeline: Some(lifeline.into()), stray, scratch }
-    }
-
-    fn request(&self, program: &Program) -> api::StartRequest {
-        api::StartRequest {
-            kernel_path: self.scratch.program(program),
-            vcpus: 2,
-            memory_bytes: 32 << 20,
-            backend: "soft".into(),
-            console_path: self.scratch.path("console").to_str().unwrap().to_owned(),
-            vsock_path: self.scratch.path("vsock").to_str().unwrap().to_owned(),
-            share_path: self.scratch.0.to_str().unwrap().to_owned(),
-            ..Default::default()
-        }
-    }
-
-    /// The process ends by itself within a second.
-    fn ends(&mut self) {
-        let begun = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(begun.elapsed() < Duration::from_secs(2), "the process lives on");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert!(!self.scratch.path("vsock").exists(), "the vsock socket is left behind");
-    }
-
-    async fn status(&self) -> api::state_response::Status {
-        self.client.state(call(), &api::Empty::default()).await.unwrap().status.unwrap()
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn call() -> ttrpc::context::Context {
-    context::with_timeout(Duration::from_secs(20).as_nanos() as i64)
-}
-
-fn empty() -> api::Empty {
-    api::Empty::default()
-}
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_machine_lives_and_tells_its_end() {

@@ -47,7 +47,7 @@ pub const CMDLINE_MAX: usize = 2047;
 pub const FILE_SIZE_MAX: u64 = 4 << 30;
 
 /// Files are copied in pieces of this many bytes, between which a request to give up is heard.
-const COPIED_AT_ONCE: u64 = 64 << 20;
+const COPIED_AT_ONCE: u64 = 8 << 20;
 
 /// The RTAS blob: what the guest calls at `linux,rtas-entry` in 32-bit big-endian real mode (private hypercall
 /// 0xf000 with the argument buffer's address in r4): `mr r4,r3; lis r3,0; ori r3,r3,0xf000; sc 1; blr`.

@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use paperboat_hypervisor::{Backing, ClockMode, Presentation, Processor};
+use paperboat_hypervisor::{Backing, ClockMode, GuestRam, Presentation, Processor};
 use paperboat_microvm::backend::{BackendChoice, CompileAfter, Coverage, CpuOptions, create_vm};
 use paperboat_microvm::boot::{BootFile, BootSource, Topology, dts_from_dtb};
 use paperboat_microvm::console::{Console, FILE_BYTES_MAX};
 use paperboat_microvm::devices::{DEFAULT_CID, DeviceConfig, VsockConfig};
-use paperboat_microvm::give_up::GiveUp;
 use paperboat_microvm::jail;
 use paperboat_microvm::machine::{EndReason, Machine, MachineConfig, MachineError, Status};
 use paperboat_microvm::papr::phb::DmaPolicy;
@@ -231,7 +230,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let stopper = Stopper::default();
     stopper.on_signals()?;
     let coverage = arguments.coverage.as_ref().map(|_| Arc::new(Coverage::default()));
-    let machine = match build(arguments, coverage.clone(), stopper.give_up.clone()) {
+    let machine = match build(arguments, coverage.clone(), &stopper) {
         Ok(machine) => machine,
         Err(error) if matches!(error.downcast_ref(), Some(MachineError::GivenUp)) => {
             eprintln!("paperboat-vmm: {error}");
@@ -239,7 +238,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
         }
         Err(error) => return Err(error),
     };
-    stopper.machine_made(&machine, arguments.vsock.as_ref().map(Into::into));
+    stopper.machine_made(&machine);
     dump(arguments, &machine)?;
     jail::enter_jail()?;
     let stdio = matches!(arguments.console, ConsoleChoice::Stdio);
@@ -278,7 +277,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>, give_up: GiveUp) -> Result<Machine> {
+fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>, stopper: &Stopper) -> Result<Machine> {
     let share = arguments.share.as_deref().map(DeviceConfig::open_share).transpose()?;
     let vsock = arguments.vsock.as_ref().map(|path| VsockConfig { cid: arguments.cid, socket_path: path.into() });
     let nics = network(&arguments.net)?;
@@ -303,12 +302,17 @@ fn build(arguments: &RunArguments, coverage: Option<Arc<Coverage>>, give_up: Giv
         dma: if arguments.enforce_dma { DmaPolicy::Enforced } else { DmaPolicy::Identity },
         console: console(&arguments.console)?,
         trace: if traces { Trace::new(kinds, Box::new(std::io::stderr())) } else { Trace::default() },
-        give_up,
+        give_up: stopper.give_up.clone(),
     };
     let compile_after = arguments.compile_after.unwrap_or_default();
     let (backend, options) = (arguments.backend, CpuOptions { coverage, compile_after, ..arguments.trace.cpu.clone() });
     let make_vm = Box::new(move |config| create_vm(backend, config, options));
-    Ok(Machine::new(config, make_vm, Box::new(|ram| devices.make(ram)))?)
+    let make_devices = |ram: &GuestRam| {
+        let made = devices.make(ram)?;
+        stopper.socket_made(arguments.vsock.as_ref().map(Into::into));
+        Ok(made)
+    };
+    Ok(Machine::new(config, make_vm, Box::new(make_devices))?)
 }
 
 /// The interfaces, bound to their taps.

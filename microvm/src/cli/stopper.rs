@@ -54,11 +54,15 @@ impl Stopper {
         Ok(())
     }
 
-    /// The machine is there, with the socket that it made.
-    pub fn machine_made(&self, machine: &Machine, socket: Option<PathBuf>) {
+    /// The machine's devices have made this socket.
+    pub fn socket_made(&self, socket: Option<PathBuf>) {
+        self.lock().socket = socket;
+    }
+
+    /// The machine is there.
+    pub fn machine_made(&self, machine: &Machine) {
         let mut state = self.lock();
         state.machine = Some(machine.clone());
-        state.socket = socket;
         if state.asked {
             machine.stop();
         }

@@ -1,6 +1,8 @@
 //! Bare-metal guests of a few instructions, made here: what they do is in the test that uses them.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod served;
+
 use std::path::{Path, PathBuf};
 
 use paperboat_microvm::papr::{hcall, rtas};
@@ -128,6 +130,27 @@ impl Program {
         self.code.resize(0x200, 0);
         // li r3,0xe0; sc 1; b .-8
         self.word(0x3860_00e0).word(0x4400_0022).word(0x4bff_fff8)
+    }
+
+    /// Stores to `address` for ever: a device's registers, if that is what is there.
+    pub fn store_for_ever(self, address: u64) -> Self {
+        // std r3,0(r4); b .-4
+        self.load(4, address).word(0xf864_0000).word(0x4bff_fffc)
+    }
+
+    /// System resets of all other CPUs, one after the other, for ever.
+    pub fn reset_for_ever(self) -> Self {
+        const ALL_OTHERS: u64 = -2_i64 as u64;
+        let first = self.code.len();
+        let program = self.hypercall("H_SIGNAL_SYS_RESET", &[ALL_OTHERS]);
+        let back = 4 * (first as i32 - program.code.len() as i32);
+        program.word(0x4800_0000 | back as u32 & 0x03ff_fffc)
+    }
+
+    /// Everything from the start again, for ever.
+    pub fn again(self) -> Self {
+        let back = -4 * self.code.len() as i32;
+        self.word(0x4800_0000 | back as u32 & 0x03ff_fffc)
     }
 
     /// `b .`
