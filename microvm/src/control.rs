@@ -158,6 +158,8 @@ pub struct Control {
     give_up: GiveUp,
     /// True when the process is to end.
     quit: watch::Sender<bool>,
+    /// Calls of `Wait` that have no answer yet.
+    waiting: watch::Sender<usize>,
     readers: Semaphore,
 }
 
@@ -165,7 +167,8 @@ impl Control {
     /// A service without a machine.
     pub fn new() -> Arc<Self> {
         let (slot, quit) = (watch::Sender::new(Slot::Empty), watch::Sender::new(false));
-        Arc::new(Self { slot, give_up: GiveUp::default(), quit, readers: Semaphore::new(READERS_MAX) })
+        let (waiting, readers) = (watch::Sender::new(0), Semaphore::new(READERS_MAX));
+        Arc::new(Self { slot, give_up: GiveUp::default(), quit, waiting, readers })
     }
 
     /// Ends the machine, also one that is being made, and asks the process to end: somebody called `Stop`, the lifeline is gone, a signal came.
@@ -190,6 +193,12 @@ impl Control {
     /// Becomes true when the process is to end.
     pub fn quitting(&self) -> watch::Receiver<bool> {
         self.quit.subscribe()
+    }
+
+    /// Returns when every `Wait` has its answer.
+    pub async fn answered(&self) {
+        // The sender lives as long as this.
+        let _ = self.waiting.subscribe().wait_for(|waiting| *waiting == 0).await;
     }
 
     /// The service table for a ttrpc server.
@@ -300,6 +309,24 @@ fn build(request: api::StartRequest, give_up: GiveUp) -> Result<Running, StartEr
     Ok(Running { machine, network: Arc::new(network), forget_bell, over })
 }
 
+/// Counts a call of `Wait` for as long as it lives.
+struct Waiting<'a> {
+    control: &'a Control,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(control: &'a Control) -> Self {
+        control.waiting.send_modify(|waiting| *waiting += 1);
+        Self { control }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.control.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
 struct Service {
     control: Arc<Control>,
 }
@@ -399,6 +426,7 @@ impl machine_ttrpc::Machine for Service {
 
     async fn wait(&self, _: &TtrpcContext, _: api::Empty) -> ttrpc::Result<api::EndedResponse> {
         let running = self.running()?;
+        let _waiting = Waiting::new(&self.control);
         let reason = running.over().await;
         blocking(move || ended(&running.machine, reason)).await
     }

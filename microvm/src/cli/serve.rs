@@ -79,6 +79,7 @@ async fn control_loop(listener: OwnedFd, lifeline: oneshot::Receiver<()>, contro
         _ = lifeline => control.quit().await,
     }
     // Answers that are on their way (of Stop, of Wait) go out before the connections close.
+    let _ = tokio::time::timeout(ANSWER_LIMIT, control.answered()).await;
     tokio::time::sleep(ANSWER_GRACE).await;
     server.stop_listen().await;
     // Bounded: a client that does not close its side is not waited for.
@@ -86,10 +87,12 @@ async fn control_loop(listener: OwnedFd, lifeline: oneshot::Receiver<()>, contro
     Ok(())
 }
 
-/// Time for the last answers.
+/// Longest that answers may take which a busy host has not made yet; many in a row look at a console each.
+const ANSWER_LIMIT: std::time::Duration = std::time::Duration::from_millis(100);
+/// Time for the last answers to be sent.
 const ANSWER_GRACE: std::time::Duration = std::time::Duration::from_millis(20);
 /// Time for connections to close.
-const CLOSE_LIMIT: std::time::Duration = std::time::Duration::from_millis(200);
+const CLOSE_LIMIT: std::time::Duration = std::time::Duration::from_millis(100);
 
 #[allow(unsafe_code)]
 fn ttrpc_server(listener: OwnedFd) -> Result<ttrpc::asynchronous::Server> {
