@@ -7,6 +7,7 @@ pub mod corpus;
 pub mod devices;
 pub mod elf;
 pub mod input;
+pub mod inside;
 pub mod mutate;
 
 /// A target.
@@ -23,5 +24,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "devices", run: devices::run },
     Target { name: "elf", run: elf::run },
     Target { name: "hypercalls", run: calls::hypercalls },
+    Target { name: "inside", run: inside::run },
     Target { name: "rtas", run: calls::rtas },
 ];

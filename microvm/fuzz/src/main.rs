@@ -13,7 +13,7 @@ use paperboat_fuzz::{TARGETS, corpus};
 /// Fuzzes a part of the machine with mutations of its corpus.
 #[derive(Parser)]
 struct Arguments {
-    /// devices, elf, hypercalls or rtas.
+    /// devices, elf, hypercalls, inside or rtas.
     target: String,
     /// How many inputs to run.
     #[arg(long, default_value_t = 100_000)]

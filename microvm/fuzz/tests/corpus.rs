@@ -43,6 +43,11 @@ fn hypercalls() {
 }
 
 #[test]
+fn inside() {
+    runs("inside", 1500);
+}
+
+#[test]
 fn rtas() {
     runs("rtas", 1500);
 }
