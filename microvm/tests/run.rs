@@ -154,6 +154,30 @@ fn the_tree_is_dumped_in_both_forms() {
     assert!(std::fs::read_to_string(dts).unwrap().contains("ibm,query-interrupt-source-number = <0x"));
 }
 
+/// The compiler of device trees reads ours as it reads anybody's, and finds nothing to complain of.
+#[test]
+fn the_tree_is_one_that_dtc_takes() {
+    let scratch = Scratch::new("dtc");
+    let (dtb, dts, socket) = (scratch.path("tree.dtb"), scratch.path("tree.dts"), scratch.path("vsock"));
+    let kernel = scratch.program(&Program::new().rtas("power-off", &[0, 0]).spin());
+    let share = scratch.0.to_str().unwrap();
+    for arguments in [
+        vec!["--bare"],
+        vec!["--cpus", "5", "--threads", "4", "--enforce-dma", "--share", share, "--vsock", socket.to_str().unwrap()],
+    ] {
+        let mut command = Command::new(vmm());
+        command.args(["run", "--memory", "32M", "--kernel", &kernel, "--console", "null"]).args(&arguments);
+        command.arg("--dump-dtb").arg(&dtb).arg("--dump-dts").arg(&dts);
+        assert_eq!(command.stdin(Stdio::null()).status().unwrap().code(), Some(0));
+        for (form, file) in [("dtb", &dtb), ("dts", &dts)] {
+            let dtc = Command::new("dtc").args(["-I", form, "-O", "dtb", "-o", "/dev/null"]).arg(file).output();
+            let dtc = dtc.expect("dtc is installed by `cargo xtask setup` (package device-tree-compiler)");
+            assert!(dtc.status.success(), "{}", stderr(&dtc));
+            assert_eq!(stderr(&dtc), "", "{arguments:?}, {form}");
+        }
+    }
+}
+
 #[test]
 fn a_console_file_gets_the_output() {
     let scratch = Scratch::new("file");

@@ -15,6 +15,7 @@ const COMMON: &[&str] = &[
     "bison",
     "busybox-static",
     "debian-archive-keyring",
+    "device-tree-compiler",
     "e2fsprogs",
     "flex",
     "gcc",

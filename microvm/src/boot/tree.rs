@@ -27,8 +27,9 @@ const PI_FEATURES_NO_DOORBELL: &[u8] = &[1, 0, 0x18];
 /// Processor clock for programs that print it; nothing depends on it.
 const CLOCK_HZ: u32 = 1_000_000_000;
 
-/// Hypercall groups that the machine serves (`ibm,hypertas-functions`); hcall-hpt-resize comes with a backend that can. Not listed because not served:
-/// hcall-sprg0, hcall-dabr, hcall-join, hcall-vphn.
+/// Hypercall groups that the machine serves (`ibm,hypertas-functions`); hcall-hpt-resize comes with a backend that can. hcall-vphn is not served.
+/// hcall-sprg0, hcall-dabr and hcall-join are served where the backend can and not announced: no kernel needs the first, which has SPRG0 in reach;
+/// the second would replace the watchpoints of H_SET_MODE, and the third is for migration.
 const HYPERTAS_FUNCTIONS: &[&str] = &[
     "hcall-pft",
     "hcall-term",
@@ -241,6 +242,7 @@ fn interrupt_controller(fdt: &mut Writer, topology: Topology) {
     fdt.string("device_type", "PowerPC-External-Interrupt-Presentation");
     fdt.string("compatible", "IBM,ppc-xicp");
     fdt.flag("interrupt-controller");
+    fdt.cell("#address-cells", 0);
     fdt.cell("#interrupt-cells", 2);
     fdt.cells("ibm,interrupt-server-ranges", &[0, topology.vcpus]);
     fdt.cell("phandle", XICS_PHANDLE);
