@@ -3,10 +3,11 @@
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::super::hot;
+use super::super::msr;
 use super::super::tlb::{self, PAGE_SIZE};
 use super::super::uop::{IF_SET, Uop};
 use super::Block;
-use super::frame::{Assembler, CA, CA32, CFAR, CR, CTR, INSTRUCTIONS, LR, PC, SO, Thunks, gpr, wanted};
+use super::frame::{Assembler, CA, CA32, CFAR, CR, CTR, INSTRUCTIONS, LR, MSR, PC, SO, Thunks, gpr, vsr, wanted};
 
 /// A block's code.
 pub struct Made {
@@ -52,6 +53,8 @@ enum Access {
     /// A size as a power of two, and how the value is extended.
     Load(u8, Widen),
     Store(u8),
+    /// By the interpreter, from the instruction's start.
+    Whole,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -236,133 +239,48 @@ impl Emit<'_> {
         if test & IF_SET != 0 { x!(self; jnz =>to) } else { x!(self; jz =>to) }
     }
 
-    // ---- storage ----------------------------------------------------------------------------------------------------------
-
-    fn displaced(&mut self, ra: u8, imm: i32) {
-        x!(self; mov rax, [BYTE rbx + gpr(ra)]);
-        if imm != 0 {
-            x!(self; add rax, imm);
-        }
-    }
-
-    fn indexed(&mut self, ra: u8, rb: u8) {
-        x!(self; mov rax, [BYTE rbx + gpr(ra)]; add rax, [BYTE rbx + gpr(rb)]);
-    }
-
-    /// Makes the address in rax a real one by the entry at `tags` of the bank; the labels for what the soft TLB does not answer.
-    fn translate(&mut self, size: u8, tags: usize) -> (DynamicLabel, DynamicLabel) {
-        let (slow, back) = (self.ops.new_dynamic_label(), self.ops.new_dynamic_label());
-        let kept = !(PAGE_SIZE - 1) as i32 | ((1 << size) - 1);
-        let tag = (tags + tlb::ENTRY_TAG) as i32;
-        let delta = (tags + tlb::ENTRY_DELTA) as i32;
-        x!(self
-            ; mov ecx, eax
-            ; mov rdx, rax
-            ; shr ecx, tlb::INDEX_SHIFT as i8
-            ; and ecx, tlb::INDEX_MASK as i32
-            ; and rdx, kept
-            ; cmp rdx, [r13 + rcx + tag]
-            ; jne =>slow
-            ; add rax, [r13 + rcx + delta]
-        );
-        (slow, back)
-    }
-
-    /// Loads from the address in rax into `rt`.
-    fn load(&mut self, rt: u8, size: u8, extend: Widen) {
-        let (from, back) = self.translate(size, tlb::LOAD_ENTRIES);
-        match (size, extend) {
-            (0, _) => x!(self; movzx ecx, BYTE [r15 + rax]),
-            (1, Widen::Zero) => x!(self; movzx ecx, WORD [r15 + rax]),
-            (1, Widen::Sign) => x!(self; movsx rcx, WORD [r15 + rax]),
-            (2, Widen::Zero) => x!(self; mov ecx, [r15 + rax]),
-            (2, Widen::Sign) => x!(self; movsxd rcx, DWORD [r15 + rax]),
-            _ => x!(self; mov rcx, [r15 + rax]),
-        }
-        x!(self; =>back; mov [BYTE rbx + gpr(rt)], rcx);
-        self.later.push(Slow { from, back, index: self.index, access: Access::Load(size, extend) });
-    }
-
-    /// Stores `rs` to the address in rax.
-    fn store(&mut self, rs: u8, size: u8) {
-        let (from, back) = self.translate(size, tlb::STORE_ENTRIES);
-        x!(self; mov rcx, [BYTE rbx + gpr(rs)]);
-        match size {
-            0 => x!(self; mov [r15 + rax], cl),
-            1 => x!(self; mov [r15 + rax], cx),
-            2 => x!(self; mov [r15 + rax], ecx),
-            _ => x!(self; mov [r15 + rax], rcx),
-        }
-        x!(self; =>back);
-        // The value is the register's at the time of the slow way, too.
-        self.later.push(Slow { from, back, index: self.index, access: Access::Store(size | rs << 2) });
-    }
-
-    fn slow(&mut self, slow: &Slow) {
-        let place = self.place(slow.index) as i32;
-        let index = slow.index as i32;
-        x!(self; =>slow.from; mov rdi, rbp; mov rsi, rax);
-        match slow.access {
-            Access::Load(size, extend) => {
-                let function = self.thunks.load[usize::from(size & 3)];
-                x!(self
-                    ; lea rdx, [r12 + place]
-                    ; mov ecx, index
-                    ; call extern function
-                    ; test edx, edx
-                    ; jnz extern self.thunks.stopped
-                );
-                match (size, extend) {
-                    (1, Widen::Sign) => x!(self; movsx rcx, ax),
-                    (2, Widen::Sign) => x!(self; movsxd rcx, eax),
-                    _ => x!(self; mov rcx, rax),
-                }
-            }
-            Access::Store(packed) => {
-                let function = self.thunks.store[usize::from(packed & 3)];
-                x!(self
-                    ; mov rdx, [BYTE rbx + gpr(packed >> 2)]
-                    ; lea rcx, [r12 + place]
-                    ; mov r8d, index
-                    ; call extern function
-                    ; test eax, eax
-                    ; jnz extern self.thunks.stopped
-                );
-            }
-        }
-        x!(self; jmp =>slow.back);
-    }
-
     // ---- what has no code of its own --------------------------------------------------------------------------------------
 
-    /// Runs the current micro-op by the interpreter. True if it ended the block.
-    fn interpret(&mut self) -> bool {
-        let number = (self.block.first as usize + self.index) as i32;
-        let (place, index) = (self.place(self.index) as i32, self.index as i32);
+    /// Arguments of a call for the micro-op `index`.
+    fn interpreted(&mut self, index: usize) {
+        let number = (self.block.first as usize + index) as i32;
+        let place = self.place(index) as i32;
         x!(self
             ; mov rdi, rbp
             ; mov rsi, [rsp]
             ; mov edx, number
             ; lea rcx, [r12 + place]
-            ; mov r8d, index
+            ; mov r8d, index as i32
         );
-        if self.index + 1 == self.block.uops.len() {
-            x!(self
-                ; call extern self.thunks.last
-                ; test eax, eax
-                ; jnz extern self.thunks.stopped
-                ; jmp extern self.thunks.done
-            );
-            return true;
-        }
+    }
+
+    /// Runs the micro-op `index` by the interpreter; it goes on behind it.
+    fn interpret_inner(&mut self, index: usize) {
+        self.interpreted(index);
         x!(self
             ; call extern self.thunks.inner
             ; test rax, rax
             ; jz extern self.thunks.stopped
             ; mov r13, rax
         );
-        false
+    }
+
+    /// Runs the current micro-op by the interpreter. True if it ended the block.
+    fn interpret(&mut self) -> bool {
+        if self.index + 1 < self.block.uops.len() {
+            self.interpret_inner(self.index);
+            return false;
+        }
+        self.interpreted(self.index);
+        x!(self
+            ; call extern self.thunks.last
+            ; test eax, eax
+            ; jnz extern self.thunks.stopped
+            ; jmp extern self.thunks.done
+        );
+        true
     }
 }
 
 mod ops;
+mod storage;

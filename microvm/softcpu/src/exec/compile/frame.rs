@@ -38,6 +38,7 @@ pub const CA32: i32 = (ST + offset_of!(State, ca32)) as i32;
 pub const LR: i32 = (ST + offset_of!(State, lr)) as i32;
 pub const CTR: i32 = (ST + offset_of!(State, ctr)) as i32;
 pub const PC: i32 = (ST + offset_of!(State, pc)) as i32;
+pub const MSR: i32 = (ST + offset_of!(State, msr)) as i32;
 pub const CFAR: i32 = offset_of!(Cpu, cfar) as i32;
 pub const INSTRUCTIONS: i32 = offset_of!(Cpu, instructions) as i32;
 const CHECK_AT: i32 = offset_of!(Cpu, check_at) as i32;
@@ -50,6 +51,11 @@ const FRAME: i32 = 40;
 /// The displacement of GPR `n` from rbx.
 pub fn gpr(n: u8) -> i8 {
     ((i32::from(n & 31) - 16) * 8) as i8
+}
+
+/// The displacement of VSR `n` from rbp: its low doubleword; the high one follows.
+pub fn vsr(n: u8) -> i32 {
+    (ST + offset_of!(State, vsr)) as i32 + 16 * i32::from(n & 63)
 }
 
 /// The way from the interpreter's loop into compiled code.

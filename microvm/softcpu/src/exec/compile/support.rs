@@ -4,8 +4,9 @@
 #![allow(unsafe_code, reason = "called from compiled code, with the CPU's address")]
 
 use super::super::block::CodeCache;
-use super::super::uop::{MODE_64, MODE_LE};
-use super::super::{Cpu, DataMemory, Stop, hot};
+use super::super::uop::{MODE_64, MODE_LE, Uop};
+use super::super::{Cpu, DataMemory, Stop, execute, hot};
+use crate::table::{Insn, Op};
 
 /// What a load came to, in two registers.
 #[repr(C)]
@@ -71,12 +72,13 @@ pub unsafe extern "sysv64" fn store<const N: usize>(cpu: *mut Cpu, ea: u64, valu
 pub unsafe extern "sysv64" fn inner(cpu: *mut Cpu, code: *const CodeCache, number: u64, at: u64, index: u64) -> usize {
     // SAFETY: by the caller's promise.
     let (cpu, code) = unsafe { (&mut *cpu, &*code) };
-    match single(cpu, code, number, at, index) {
-        Ok(()) => {
-            // They are counted at the block's end.
-            cpu.instructions -= index + 1;
-            cpu.storage.bank_address()
-        }
+    let done = match plain(code.uop(number as usize)) {
+        Some((op, insn)) => executed(cpu, op, insn, at, index),
+        // They are counted at the block's end.
+        None => single(cpu, code, number, at, index).map(|()| cpu.instructions -= index + 1),
+    };
+    match done {
+        Ok(()) => cpu.storage.bank_address(),
         Err(stop) => {
             cpu.compiled_stop = Some(stop);
             0
@@ -91,13 +93,48 @@ pub unsafe extern "sysv64" fn inner(cpu: *mut Cpu, code: *const CodeCache, numbe
 pub unsafe extern "sysv64" fn last(cpu: *mut Cpu, code: *const CodeCache, number: u64, at: u64, index: u64) -> u64 {
     // SAFETY: by the caller's promise.
     let (cpu, code) = unsafe { (&mut *cpu, &*code) };
-    match single(cpu, code, number, at, index) {
+    let done = match plain(code.uop(number as usize)) {
+        Some((op, insn)) => executed(cpu, op, insn, at, index).map(|()| {
+            cpu.st.pc = cpu.npc;
+            cpu.instructions += index + 1;
+        }),
+        None => single(cpu, code, number, at, index),
+    };
+    match done {
         Ok(()) => 0,
         Err(stop) => {
             cpu.compiled_stop = Some(stop);
             1
         }
     }
+}
+
+/// The row and word of a micro-op that runs by the plain semantics of its class.
+#[inline(always)]
+fn plain(uop: &[Uop]) -> Option<(Op, Insn)> {
+    match *uop.first()? {
+        Uop::Fixed(op, insn) => Some((Op::Fixed(op), insn)),
+        Uop::Branch(op, insn) => Some((Op::Branch(op), insn)),
+        Uop::System(op, insn) => Some((Op::System(op), insn)),
+        Uop::Float(op, insn) => Some((Op::Float(op), insn)),
+        Uop::Vmx(op, insn) => Some((Op::Vmx(op), insn)),
+        Uop::Vsx(op, insn) => Some((Op::Vsx(op), insn)),
+        _ => None,
+    }
+}
+
+/// Executes the instruction at `at`, the block's number `index`.
+#[inline(always)]
+fn executed(cpu: &mut Cpu, op: Op, insn: Insn, at: u64, index: u64) -> Result<(), Stop> {
+    cpu.st.pc = at;
+    cpu.npc = at.wrapping_add(4);
+    cpu.index = index as u32;
+    let done = execute(cpu, op, insn);
+    cpu.index = 0;
+    if done.is_err() {
+        cpu.instructions += index;
+    }
+    done
 }
 
 /// A block of one micro-op: the instructions before it count as completed, for whoever reads the time.

@@ -93,3 +93,30 @@ fn compiled_and_interpreted_blocks_agree() {
     }
     assert!(ran > ROUNDS * 9 / 10, "only {ran} blocks were compiled");
 }
+
+#[test]
+fn a_full_region_is_used_again_from_its_beginning() {
+    let mut cpu = cpu();
+    let mut cache = CodeCache::new(Compiler::new(&cpu), 128);
+    // A load sixty-three times, then a return.
+    let uops: Vec<Uop> = std::iter::repeat_n(Uop::Ld { rt: 3, ra: 4, imm: 8 }, 63).chain([Uop::Blr]).collect();
+    let mut blocks = 0;
+    while !cache.is_full() {
+        let page = cache.page(0x1000 + blocks, MODE);
+        cache.insert(page, 0, &uops);
+        cache.compile(page, 0);
+        assert!(matches!(cache.blocks(page).unwrap().at(0), Found::Compiled(_)), "block {blocks}");
+        blocks += 1;
+    }
+    assert!((500..16_000).contains(&blocks), "full after {blocks} blocks");
+    cache.clear();
+    let page = cache.page(0x1000, MODE);
+    assert!(!cache.is_full() && matches!(cache.blocks(page).unwrap().at(0), Found::None));
+    cache.insert(page, 0, &uops);
+    cache.compile(page, 0);
+    let Found::Compiled(entry) = cache.blocks(page).unwrap().at(0) else { panic!("not compiled") };
+    (cpu.st.pc, cpu.st.lr, cpu.st.gpr[4]) = (PC, 0x40, 0x1000);
+    cpu.storage.ram().store::<8>(0x1008, 77);
+    cache.run_compiled(&mut cpu, entry).unwrap();
+    assert_eq!((cpu.st.pc, cpu.st.gpr[3], cpu.instructions), (0x40, 77, 64));
+}

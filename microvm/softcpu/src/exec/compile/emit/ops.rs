@@ -74,7 +74,12 @@ impl Emit<'_> {
                 self.index += 1;
             }
             _ => {
-                if !(self.arithmetic(uop) || self.logic(uop) || self.condition(uop) || self.storage(uop)) {
+                if !(self.arithmetic(uop)
+                    || self.logic(uop)
+                    || self.condition(uop)
+                    || self.storage(uop)
+                    || self.vector_storage(uop))
+                {
                     return self.interpret();
                 }
             }
@@ -483,71 +488,6 @@ impl Emit<'_> {
             }
             Uop::Mtctr { rs } => x!(self; mov rax, [BYTE rbx + gpr(rs)]; mov [rbp + CTR], rax),
             _ => return false,
-        }
-        true
-    }
-
-    // ---- storage ----------------------------------------------------------------------------------------------------------
-
-    fn storage(&mut self, uop: Uop) -> bool {
-        use Widen::{Sign, Zero};
-        // What is loaded or stored, its size as a power of two.
-        let (register, size, extend, store) = match uop {
-            Uop::Lbz { rt, .. } | Uop::Lbzx { rt, .. } | Uop::Lbzu { rt, .. } => (rt, 0, Zero, false),
-            Uop::Lhz { rt, .. } | Uop::Lhzx { rt, .. } | Uop::Lhzu { rt, .. } => (rt, 1, Zero, false),
-            Uop::Lha { rt, .. } | Uop::Lhax { rt, .. } => (rt, 1, Sign, false),
-            Uop::Lwz { rt, .. } | Uop::Lwzx { rt, .. } | Uop::Lwzu { rt, .. } => (rt, 2, Zero, false),
-            Uop::Lwa { rt, .. } | Uop::Lwax { rt, .. } => (rt, 2, Sign, false),
-            Uop::Ld { rt, .. } | Uop::Ldx { rt, .. } | Uop::Ldu { rt, .. } => (rt, 3, Zero, false),
-            Uop::Stb { rs, .. } | Uop::Stbx { rs, .. } | Uop::Stbu { rs, .. } => (rs, 0, Zero, true),
-            Uop::Sth { rs, .. } | Uop::Sthx { rs, .. } | Uop::Sthu { rs, .. } => (rs, 1, Zero, true),
-            Uop::Stw { rs, .. } | Uop::Stwx { rs, .. } | Uop::Stwu { rs, .. } => (rs, 2, Zero, true),
-            Uop::Std { rs, .. } | Uop::Stdx { rs, .. } | Uop::Stdu { rs, .. } => (rs, 3, Zero, true),
-            _ => return false,
-        };
-        let mut update = None;
-        match uop {
-            Uop::Lbzx { ra, rb, .. }
-            | Uop::Lhzx { ra, rb, .. }
-            | Uop::Lhax { ra, rb, .. }
-            | Uop::Lwzx { ra, rb, .. }
-            | Uop::Lwax { ra, rb, .. }
-            | Uop::Ldx { ra, rb, .. }
-            | Uop::Stbx { ra, rb, .. }
-            | Uop::Sthx { ra, rb, .. }
-            | Uop::Stwx { ra, rb, .. }
-            | Uop::Stdx { ra, rb, .. } => self.indexed(ra, rb),
-            Uop::Lbz { ra, imm, .. }
-            | Uop::Lhz { ra, imm, .. }
-            | Uop::Lha { ra, imm, .. }
-            | Uop::Lwz { ra, imm, .. }
-            | Uop::Lwa { ra, imm, .. }
-            | Uop::Ld { ra, imm, .. }
-            | Uop::Stb { ra, imm, .. }
-            | Uop::Sth { ra, imm, .. }
-            | Uop::Stw { ra, imm, .. }
-            | Uop::Std { ra, imm, .. } => self.displaced(ra, imm),
-            Uop::Lbzu { ra, imm, .. }
-            | Uop::Lhzu { ra, imm, .. }
-            | Uop::Lwzu { ra, imm, .. }
-            | Uop::Ldu { ra, imm, .. }
-            | Uop::Stbu { ra, imm, .. }
-            | Uop::Sthu { ra, imm, .. }
-            | Uop::Stwu { ra, imm, .. }
-            | Uop::Stdu { ra, imm, .. } => {
-                self.displaced(ra, imm);
-                update = Some((ra, imm));
-            }
-            _ => return false,
-        }
-        if store {
-            self.store(register, size)
-        } else {
-            self.load(register, size, extend)
-        }
-        // Not the register that was loaded; the one stored keeps its old value in memory.
-        if let Some((ra, imm)) = update {
-            x!(self; add QWORD [BYTE rbx + gpr(ra)], imm);
         }
         true
     }
