@@ -147,7 +147,7 @@ fn repeats(kernel: &Path) {
         assert_eq!(ended.status, Some(0), "{}{}", ended.console, ended.messages);
         std::fs::read_to_string(file.path()).unwrap()
     };
-    let (first, second) = (state("32"), state("32"));
+    let (first, second) = (state("64"), state("64"));
     assert!(first.contains("cpu0 instructions ") && first.contains("memory "), "{first}");
     assert_eq!(first, second);
     // What is compiled does what is interpreted, to the instruction.

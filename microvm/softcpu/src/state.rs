@@ -1,12 +1,19 @@
 //! The architected registers of one vCPU.
 
 /// Register state that instructions read and write. Special registers that only the system part knows live beside it in `exec`.
+///
+/// What compiled code touches most comes first, so that its instructions are short.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct State {
-    /// General purpose registers.
-    pub gpr: [u64; 32],
-    /// Vector-scalar registers; FPR n is the high doubleword of VSR n, VR n is VSR 32 + n.
-    pub vsr: [u128; 64],
+    /// Link register.
+    pub lr: u64,
+    /// Count register.
+    pub ctr: u64,
+    /// Address of the instruction being executed.
+    pub pc: u64,
+    /// Machine state register.
+    pub msr: u64,
     /// Condition register, CR field 0 in the top four bits.
     pub cr: u32,
     /// XER\[SO\].
@@ -21,16 +28,12 @@ pub struct State {
     pub ca32: bool,
     /// XER bits 57 to 63: the byte count of lswx and stswx.
     pub xer_count: u8,
-    /// Link register.
-    pub lr: u64,
-    /// Count register.
-    pub ctr: u64,
+    /// General purpose registers.
+    pub gpr: [u64; 32],
+    /// Vector-scalar registers; FPR n is the high doubleword of VSR n, VR n is VSR 32 + n.
+    pub vsr: [u128; 64],
     /// Target address register.
     pub tar: u64,
-    /// Address of the instruction being executed.
-    pub pc: u64,
-    /// Machine state register.
-    pub msr: u64,
     /// Floating-point status and control register, bit 32 to 63 in the low word, DRN in bits 29 to 31 (ISA numbering).
     pub fpscr: u64,
     /// Vector status and control register: NJ is 1 << 16, SAT is 1.

@@ -81,7 +81,7 @@ impl CompileAfter {
 /// Early enough that code which runs now and then is compiled, too; later than most of what runs only when Linux boots.
 impl Default for CompileAfter {
     fn default() -> Self {
-        Self(Some(32))
+        Self(Some(64))
     }
 }
 

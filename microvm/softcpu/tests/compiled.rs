@@ -148,7 +148,7 @@ fn compiled_and_interpreted_runs_end_alike() {
 #[test]
 fn when_code_is_compiled_is_never_or_a_power_of_two() {
     assert_eq!("never".parse(), Ok(CompileAfter::NEVER));
-    assert_eq!("32".parse(), Ok(CompileAfter::default()));
+    assert_eq!("64".parse(), Ok(CompileAfter::default()));
     for text in ["", "0", "1", "3", "256", "-2", "always"] {
         let error = text.parse::<CompileAfter>().unwrap_err();
         assert_eq!(error, "must be never, or a power of two from 2 to 128", "{text}");

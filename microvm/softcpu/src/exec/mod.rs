@@ -88,8 +88,19 @@ impl From<Fault> for Stop {
 /// FPSCR\[FEX\]: an enabled exception is pending.
 const FPSCR_FEX: u64 = 1 << 30;
 
-/// One vCPU.
+/// One vCPU. What compiled code touches most comes first, as in [`State`].
+#[repr(C)]
 pub struct Cpu {
+    /// Instructions completed, as of the start of the current block.
+    pub instructions: u64,
+    /// Instruction count at which the engine looks at clock, budget and interrupts.
+    pub(crate) check_at: u64,
+    /// Epoch of the code pages up to which decoded code is known to be good.
+    pub(crate) epoch: u64,
+    /// CFAR: the address of the last taken branch.
+    pub cfar: u64,
+    /// The attention bits that matter now: an external interrupt does not while MSR[EE] is off.
+    pub(crate) heeded: u32,
     /// Registers.
     pub st: State,
     /// Special registers that are plain storage.
@@ -102,12 +113,8 @@ pub struct Cpu {
     pub id: u32,
     /// Where execution goes on after the current instruction.
     pub npc: u64,
-    /// CFAR: the address of the last taken branch.
-    pub cfar: u64,
     /// What others want of this vCPU; see [`attention`].
     pub(crate) attention: Arc<AtomicU32>,
-    /// Instructions completed, as of the start of the current block.
-    pub instructions: u64,
     /// Interrupts taken. They count against the budget too: a fetch that faults in its own handler completes no instruction.
     pub(crate) interrupts: u64,
     /// Index of the current instruction in its block.
@@ -116,14 +123,8 @@ pub struct Cpu {
     pub dec_deadline: u64,
     /// Time base offset of deterministic runs: what idle jumps added.
     pub tb_skipped: u64,
-    /// Instruction count at which the engine looks at clock, budget and interrupts.
-    pub(crate) check_at: u64,
-    /// Epoch of the code pages up to which decoded code is known to be good.
-    pub(crate) epoch: u64,
     /// The MSR changed in a way that changes how code is fetched or decoded.
     pub(crate) mode_changed: bool,
-    /// The attention bits that matter now: an external interrupt does not while MSR[EE] is off.
-    pub(crate) heeded: u32,
     /// Floating-point exceptions were enabled with one pending in FPSCR.
     pub(crate) float_pending: bool,
     /// DEC was seen negative. (Its exception is looked for at checks only: reading the clock costs.)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::mmu::{Access, Fault, Slb, SlbInvalidation, Translation, TranslationContext, translate};
 use crate::shared::Shared;
 
-use super::tlb::{DATA_BANKS, DataBank, FETCH_BANKS, FetchBank, PAGE_SHIFT, PAGE_SIZE, PageCode};
+use super::tlb::{DATA_BANKS, DataBank, FETCH_BANKS, FetchBank, LOAD_ENTRIES, PAGE_SHIFT, PAGE_SIZE, PageCode};
 use super::{DataMemory, Ram, msr};
 
 /// DSISR bit 41: data address watchpoint match.
@@ -177,10 +177,10 @@ impl Storage {
         &self.banks[self.bank % DATA_BANKS]
     }
 
-    /// The address of the data bank in force, for compiled code.
+    /// The address of the data bank in force, for compiled code; see [`super::tlb::LOAD_ENTRIES`].
     #[inline(always)]
     pub fn bank_address(&self) -> usize {
-        std::ptr::from_ref(self.data()).expose_provenance()
+        std::ptr::from_ref(self.data()).expose_provenance() + LOAD_ENTRIES
     }
 
     /// Loads through the soft TLB alone, as little-endian.

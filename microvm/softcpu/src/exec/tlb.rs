@@ -66,10 +66,10 @@ struct DataEntry {
 pub const ENTRY_TAG: usize = offset_of!(DataEntry, tag);
 /// As [`ENTRY_TAG`].
 pub const ENTRY_DELTA: usize = offset_of!(DataEntry, delta);
-/// Where it finds the entries of a [`DataBank`] for loads.
+/// Where it finds the entries of a [`DataBank`] for loads: what it knows of a bank is their address.
 pub const LOAD_ENTRIES: usize = offset_of!(DataBank, load) + offset_of!(DataTlb, entries);
-/// And for stores.
-pub const STORE_ENTRIES: usize = offset_of!(DataBank, store) + offset_of!(DataTlb, entries);
+/// How far from them those for stores are.
+pub const STORES_FROM_LOADS: usize = offset_of!(DataBank, store) - offset_of!(DataBank, load);
 /// An address shifted to the right by this, masked by [`INDEX_MASK`], is its entry's offset.
 pub const INDEX_SHIFT: u32 = PAGE_SHIFT - size_of::<DataEntry>().trailing_zeros();
 /// As [`INDEX_SHIFT`].
@@ -179,6 +179,7 @@ impl DataTlb {
 
 /// The data translations of one context.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct DataBank {
     /// For loads.
     pub load: DataTlb,

@@ -7,7 +7,7 @@ use super::super::msr;
 use super::super::tlb::{self, PAGE_SIZE};
 use super::super::uop::{IF_SET, Uop};
 use super::Block;
-use super::frame::{Assembler, CA, CA32, CFAR, CR, CTR, INSTRUCTIONS, LR, MSR, PC, SO, Thunks, gpr, vsr, wanted};
+use super::frame::{Assembler, CA, CA32, CR, CTR, LR, MSR, SO, SPARE, Thunks, gpr, vsr};
 
 /// A block's code.
 pub struct Made {
@@ -52,7 +52,8 @@ struct Slow {
 enum Access {
     /// A size as a power of two, and how the value is extended.
     Load(u8, Widen),
-    Store(u8),
+    /// The register, whose value is still the one to store, and the size.
+    Store { rs: u8, size: u8 },
     /// By the interpreter, from the instruction's start.
     Whole,
 }
@@ -120,12 +121,11 @@ impl Emit<'_> {
             self.index += 1;
         }
         if !ended {
-            self.go_to(self.place(self.block.uops.len()), self.block.uops.len());
+            self.go_to(self.place(self.block.uops.len()), self.block.uops.len(), false);
         }
         for exit in std::mem::take(&mut self.exits) {
             x!(self; =>exit.from);
-            self.taken(exit.index);
-            self.go_to(exit.target, exit.index + 1);
+            self.go_to(exit.target, exit.index + 1, true);
         }
         for slow in std::mem::take(&mut self.later) {
             self.slow(&slow);
@@ -134,44 +134,42 @@ impl Emit<'_> {
 
     // ---- ways out ---------------------------------------------------------------------------------------------------------
 
-    /// Notes the branch at `index` as taken.
-    fn taken(&mut self, index: usize) {
-        let place = self.place(index) as i32;
-        x!(self; lea rax, [r12 + place]; mov [rbp + CFAR], rax);
-    }
-
-    /// Ends the block after `count` instructions, on to `target` from the page's beginning.
-    fn go_to(&mut self, target: i64, count: usize) {
-        x!(self; add QWORD [rbp + INSTRUCTIONS], count as i32);
+    /// Ends the block after `count` instructions, on to `target` from the page's beginning; `branched` if the last of them is a branch.
+    fn go_to(&mut self, target: i64, count: usize, branched: bool) {
+        let place = self.place(count - 1) as i32;
+        x!(self; mov ecx, count as i32);
         let near = u64::try_from(target).ok().filter(|offset| *offset < PAGE_SIZE && self.chains);
         let Some(offset) = near else {
-            x!(self; lea rax, [r12 + target as i32]; jmp extern self.thunks.onwards);
+            x!(self; lea rax, [r12 + target as i32]);
+            if branched {
+                x!(self; mov edx, place; jmp extern self.thunks.branch_to);
+            } else {
+                x!(self; jmp extern self.thunks.go_to);
+            }
             return;
         };
-        let out = self.ops.new_dynamic_label();
-        let ops = &mut self.ops;
-        wanted(ops, |ops| dynasm!(ops ; .arch x64 ; jnz =>out), |ops| dynasm!(ops ; .arch x64 ; jae =>out));
+        if branched {
+            x!(self; mov eax, place; call extern self.thunks.branched);
+        } else {
+            x!(self; call extern self.thunks.counted);
+        }
         match (self.known)(offset) {
-            _ if offset == self.block.offset => x!(self; jmp extern self.base),
-            Some(address) => x!(self; jmp extern address),
+            _ if offset == self.block.offset => x!(self; jz extern self.base),
+            Some(address) => x!(self; jz extern address),
             None => {
-                x!(self; jmp =>out);
+                // To the next instruction, until it is known.
+                let out = self.ops.new_dynamic_label();
+                x!(self; jz =>out; =>out);
                 self.open.push((offset, self.ops.offset().0 - 4));
             }
         }
-        x!(self; =>out; lea rax, [r12 + target as i32]; mov [rbp + PC], rax; jmp extern self.thunks.done);
+        x!(self; mov eax, target as i32; jmp extern self.thunks.leave);
     }
 
     /// A taken branch to the address in rax.
     fn go_to_register(&mut self) {
         let (place, count) = (self.place(self.index) as i32, self.index as i32 + 1);
-        x!(self
-            ; and rax, -4
-            ; lea rcx, [r12 + place]
-            ; mov [rbp + CFAR], rcx
-            ; add QWORD [rbp + INSTRUCTIONS], count
-            ; jmp extern self.thunks.onwards
-        );
+        x!(self; and rax, -4; mov edx, place; mov ecx, count; jmp extern self.thunks.branch_to);
     }
 
     /// A new way out for the branch at the current instruction, `offset` bytes away.
@@ -184,7 +182,7 @@ impl Emit<'_> {
     /// Takes a way out if the CR bit is as the branch wants it.
     fn branch_on(&mut self, shift: u8, set: bool, to: DynamicLabel) {
         let bit = 1u32 << (shift & 31);
-        x!(self; test DWORD [rbp + CR], bit as i32);
+        x!(self; test DWORD [BYTE rbp + CR], bit as i32);
         if set { x!(self; jnz =>to) } else { x!(self; jz =>to) }
     }
 
@@ -200,11 +198,11 @@ impl Emit<'_> {
             Order::Signed => x!(self; cmovg eax, ecx),
             Order::Unsigned => x!(self; cmova eax, ecx),
         }
-        x!(self; cmove eax, edx; movzx ecx, BYTE [rbp + SO]);
+        x!(self; cmove eax, edx; movzx ecx, BYTE [BYTE rbp + SO]);
         if shift != 0 {
             x!(self; shl ecx, shift as i8);
         }
-        x!(self; or eax, ecx; mov ecx, [rbp + CR]; and ecx, others; or ecx, eax; mov [rbp + CR], ecx);
+        x!(self; or eax, ecx; mov ecx, [BYTE rbp + CR]; and ecx, others; or ecx, eax; mov [BYTE rbp + CR], ecx);
     }
 
     /// Stores rax to `rt` and compares it with zero into CR field 0.
@@ -241,28 +239,15 @@ impl Emit<'_> {
 
     // ---- what has no code of its own --------------------------------------------------------------------------------------
 
-    /// Arguments of a call for the micro-op `index`.
-    fn interpreted(&mut self, index: usize) {
-        let number = (self.block.first as usize + index) as i32;
-        let place = self.place(index) as i32;
-        x!(self
-            ; mov rdi, rbp
-            ; mov rsi, [rsp]
-            ; mov edx, number
-            ; lea rcx, [r12 + place]
-            ; mov r8d, index as i32
-        );
+    /// Where the instruction `index` is, as `frame` has it.
+    fn at(&self, index: usize) -> i32 {
+        (self.place(index) as i32) << 8 | index as i32
     }
 
     /// Runs the micro-op `index` by the interpreter; it goes on behind it.
     fn interpret_inner(&mut self, index: usize) {
-        self.interpreted(index);
-        x!(self
-            ; call extern self.thunks.inner
-            ; test rax, rax
-            ; jz extern self.thunks.stopped
-            ; mov r13, rax
-        );
+        let (number, at) = ((self.block.first as usize + index) as i32, self.at(index));
+        x!(self; mov edx, number; mov ecx, at; call extern self.thunks.inner);
     }
 
     /// Runs the current micro-op by the interpreter. True if it ended the block.
@@ -271,13 +256,8 @@ impl Emit<'_> {
             self.interpret_inner(self.index);
             return false;
         }
-        self.interpreted(self.index);
-        x!(self
-            ; call extern self.thunks.last
-            ; test eax, eax
-            ; jnz extern self.thunks.stopped
-            ; jmp extern self.thunks.done
-        );
+        let (number, at) = ((self.block.first as usize + self.index) as i32, self.at(self.index));
+        x!(self; mov edx, number; mov ecx, at; jmp extern self.thunks.last);
         true
     }
 }

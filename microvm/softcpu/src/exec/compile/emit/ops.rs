@@ -11,7 +11,7 @@ impl Emit<'_> {
             Uop::Nop => {}
             // The host keeps loads in order, and stores; a store and a later load need a fence.
             Uop::OrderSome => {}
-            Uop::OrderAll => x!(self; lock or DWORD [rsp + 32], 0),
+            Uop::OrderAll => x!(self; lock or DWORD [BYTE rsp + SPARE], 0),
 
             Uop::B { .. }
             | Uop::Bl { .. }
@@ -161,17 +161,17 @@ impl Emit<'_> {
         carry(self);
         x!(self
             ; adc rax, rcx
-            ; setc BYTE [rbp + CA]
+            ; setc BYTE [BYTE rbp + CA]
             ; xor rdx, rax
             ; shr rdx, 32
             ; and edx, 1
-            ; mov [rbp + CA32], dl
+            ; mov [BYTE rbp + CA32], dl
         );
         self.set(rt);
     }
 
     fn arithmetic(&mut self, uop: Uop) -> bool {
-        let carry_of_xer = |emit: &mut Self| x!(emit; movzx esi, BYTE [rbp + CA]; add sil, -1);
+        let carry_of_xer = |emit: &mut Self| x!(emit; movzx esi, BYTE [BYTE rbp + CA]; add sil, -1);
         match uop {
             Uop::Li { rt, imm } => x!(self; mov QWORD [BYTE rbx + gpr(rt)], imm),
             Uop::Addi { rt, ra, imm } => self.add_immediate(rt, ra, imm),
@@ -407,15 +407,15 @@ impl Emit<'_> {
     /// rax shifted to the right into `ra`. The carry is set if ones were shifted out of a negative number.
     fn shift_right_algebraic(&mut self, ra: u8, by: u8) {
         if by == 0 {
-            x!(self; mov BYTE [rbp + CA], 0; mov BYTE [rbp + CA32], 0);
+            x!(self; mov BYTE [BYTE rbp + CA], 0; mov BYTE [BYTE rbp + CA32], 0);
         } else {
             x!(self
                 ; mov rcx, rax
                 ; sar rcx, 63
                 ; and rcx, rax
                 ; shl rcx, (64 - by) as i8
-                ; setnz BYTE [rbp + CA]
-                ; setnz BYTE [rbp + CA32]
+                ; setnz BYTE [BYTE rbp + CA]
+                ; setnz BYTE [BYTE rbp + CA32]
                 ; sar rax, by as i8
             );
         }
@@ -460,33 +460,33 @@ impl Emit<'_> {
                 let bit = 1u32 << (shift & 31);
                 x!(self
                     ; mov rax, [BYTE rbx + gpr(rb)]
-                    ; test DWORD [rbp + CR], bit as i32
+                    ; test DWORD [BYTE rbp + CR], bit as i32
                     ; cmovnz rax, [BYTE rbx + gpr(ra)]
                 );
                 self.set(rt);
             }
             Uop::Mfcr { rt, mask } => {
-                x!(self; mov eax, [rbp + CR]; and eax, mask as i32);
+                x!(self; mov eax, [BYTE rbp + CR]; and eax, mask as i32);
                 self.set(rt);
             }
             Uop::Mtcrf { rs, mask } => x!(self
-                ; mov eax, [rbp + CR]
+                ; mov eax, [BYTE rbp + CR]
                 ; mov ecx, [BYTE rbx + gpr(rs)]
                 ; and eax, !mask as i32
                 ; and ecx, mask as i32
                 ; or eax, ecx
-                ; mov [rbp + CR], eax
+                ; mov [BYTE rbp + CR], eax
             ),
             Uop::Mflr { rt } => {
-                x!(self; mov rax, [rbp + LR]);
+                x!(self; mov rax, [BYTE rbp + LR]);
                 self.set(rt);
             }
-            Uop::Mtlr { rs } => x!(self; mov rax, [BYTE rbx + gpr(rs)]; mov [rbp + LR], rax),
+            Uop::Mtlr { rs } => x!(self; mov rax, [BYTE rbx + gpr(rs)]; mov [BYTE rbp + LR], rax),
             Uop::Mfctr { rt } => {
-                x!(self; mov rax, [rbp + CTR]);
+                x!(self; mov rax, [BYTE rbp + CTR]);
                 self.set(rt);
             }
-            Uop::Mtctr { rs } => x!(self; mov rax, [BYTE rbx + gpr(rs)]; mov [rbp + CTR], rax),
+            Uop::Mtctr { rs } => x!(self; mov rax, [BYTE rbx + gpr(rs)]; mov [BYTE rbp + CTR], rax),
             _ => return false,
         }
         true
@@ -500,13 +500,11 @@ impl Emit<'_> {
         let link = (place + 4) as i32;
         match uop {
             Uop::B { offset } => {
-                self.taken(self.index);
-                self.go_to(place + i64::from(offset), self.index + 1);
+                self.go_to(place + i64::from(offset), self.index + 1, true);
             }
             Uop::Bl { offset } => {
-                x!(self; lea rax, [r12 + link]; mov [rbp + LR], rax);
-                self.taken(self.index);
-                self.go_to(place + i64::from(offset), self.index + 1);
+                x!(self; lea rax, [r12 + link]; mov [BYTE rbp + LR], rax);
+                self.go_to(place + i64::from(offset), self.index + 1, true);
             }
             Uop::BranchIf { shift, offset } => {
                 let to = self.exit(offset.into());
@@ -520,7 +518,7 @@ impl Emit<'_> {
             }
             Uop::Bdnz { offset } => {
                 let to = self.exit(offset.into());
-                x!(self; sub QWORD [rbp + CTR], 1; jnz =>to);
+                x!(self; sub QWORD [BYTE rbp + CTR], 1; jnz =>to);
                 return false;
             }
             Uop::BlrIf { shift } => {
@@ -532,21 +530,21 @@ impl Emit<'_> {
                 return false;
             }
             Uop::MtlrBlr { rs } => {
-                x!(self; mov rax, [BYTE rbx + gpr(rs)]; mov [rbp + LR], rax);
+                x!(self; mov rax, [BYTE rbx + gpr(rs)]; mov [BYTE rbp + LR], rax);
                 self.index += 1;
                 self.go_to_register();
             }
             Uop::Bctr => {
-                x!(self; mov rax, [rbp + CTR]);
+                x!(self; mov rax, [BYTE rbp + CTR]);
                 self.go_to_register();
             }
             Uop::Bctrl => {
-                x!(self; lea rax, [r12 + link]; mov [rbp + LR], rax; mov rax, [rbp + CTR]);
+                x!(self; lea rax, [r12 + link]; mov [BYTE rbp + LR], rax; mov rax, [BYTE rbp + CTR]);
                 self.go_to_register();
             }
             // Uop::Blr; the caller gives branches only.
             _ => {
-                x!(self; mov rax, [rbp + LR]);
+                x!(self; mov rax, [BYTE rbp + LR]);
                 self.go_to_register();
             }
         }
@@ -556,7 +554,7 @@ impl Emit<'_> {
     fn return_if(&mut self, shift: u8, set: bool) {
         let over = self.ops.new_dynamic_label();
         self.branch_on(shift, !set, over);
-        x!(self; mov rax, [rbp + LR]);
+        x!(self; mov rax, [BYTE rbp + LR]);
         self.go_to_register();
         x!(self; =>over);
     }

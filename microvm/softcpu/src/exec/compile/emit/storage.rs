@@ -16,29 +16,31 @@ impl Emit<'_> {
         x!(self; mov rax, [BYTE rbx + gpr(ra)]; add rax, [BYTE rbx + gpr(rb)]);
     }
 
-    /// Makes the address in rax a real one by the entry at `tags` of the bank; the labels for what the soft TLB does not answer.
-    fn translate(&mut self, size: u8, tags: usize) -> (DynamicLabel, DynamicLabel) {
+    /// Makes the address in rax a real one by the entry for loads or stores; the labels for what the soft TLB does not answer.
+    fn translate(&mut self, size: u8, store: bool) -> (DynamicLabel, DynamicLabel) {
         let (slow, back) = (self.ops.new_dynamic_label(), self.ops.new_dynamic_label());
         // The last byte's page has to be the entry's, so an access across pages never is.
-        let (last, page) = ((1 << size) - 1, !(PAGE_SIZE - 1) as i32);
-        let tag = (tags + tlb::ENTRY_TAG) as i32;
-        let delta = (tags + tlb::ENTRY_DELTA) as i32;
+        let last = (1i8 << size) - 1;
         x!(self
             ; mov ecx, eax
-            ; lea rdx, [rax + last]
+            ; lea rdx, [BYTE rax + last]
             ; shr ecx, tlb::INDEX_SHIFT as i8
-            ; and ecx, tlb::INDEX_MASK as i32
-            ; and rdx, page
-            ; cmp rdx, [r13 + rcx + tag]
-            ; jne =>slow
-            ; add rax, [r13 + rcx + delta]
+            ; and rdx, r9
+            ; and ecx, r10d
         );
+        if store {
+            let (tag, delta) = (tlb::STORES_FROM_LOADS + tlb::ENTRY_TAG, tlb::STORES_FROM_LOADS + tlb::ENTRY_DELTA);
+            x!(self; cmp rdx, [r13 + rcx + tag as i32]; jne =>slow; add rax, [r13 + rcx + delta as i32]);
+        } else {
+            let (tag, delta) = (tlb::ENTRY_TAG as i8, tlb::ENTRY_DELTA as i8);
+            x!(self; cmp rdx, [BYTE r13 + rcx + tag]; jne =>slow; add rax, [BYTE r13 + rcx + delta]);
+        }
         (slow, back)
     }
 
     /// Loads from the address in rax into `rt`.
     pub(super) fn load(&mut self, rt: u8, size: u8, extend: Widen) {
-        let (from, back) = self.translate(size, tlb::LOAD_ENTRIES);
+        let (from, back) = self.translate(size, false);
         match (size, extend) {
             (0, _) => x!(self; movzx ecx, BYTE [r15 + rax]),
             (1, Widen::Zero) => x!(self; movzx ecx, WORD [r15 + rax]),
@@ -53,7 +55,7 @@ impl Emit<'_> {
 
     /// Stores `rs` to the address in rax.
     pub(super) fn store(&mut self, rs: u8, size: u8) {
-        let (from, back) = self.translate(size, tlb::STORE_ENTRIES);
+        let (from, back) = self.translate(size, true);
         x!(self; mov rcx, [BYTE rbx + gpr(rs)]);
         match size {
             0 => x!(self; mov [r15 + rax], cl),
@@ -62,49 +64,27 @@ impl Emit<'_> {
             _ => x!(self; mov [r15 + rax], rcx),
         }
         x!(self; =>back);
-        // The value is the register's at the time of the slow way, too.
-        self.later.push(Slow { from, back, index: self.index, access: Access::Store(size | rs << 2) });
+        self.later.push(Slow { from, back, index: self.index, access: Access::Store { rs, size } });
     }
 
     pub(super) fn slow(&mut self, slow: &Slow) {
-        let place = self.place(slow.index) as i32;
-        let index = slow.index as i32;
+        let at = self.at(slow.index);
         x!(self; =>slow.from);
-        if let Access::Whole = slow.access {
-            self.interpret_inner(slow.index);
-            x!(self; jmp =>slow.back);
-            return;
-        }
-        x!(self; mov rdi, rbp; mov rsi, rax);
         match slow.access {
             Access::Load(size, extend) => {
-                let function = self.thunks.load[usize::from(size & 3)];
-                x!(self
-                    ; lea rdx, [r12 + place]
-                    ; mov ecx, index
-                    ; call extern function
-                    ; test edx, edx
-                    ; jnz extern self.thunks.stopped
-                );
+                x!(self; mov ecx, at; call extern self.thunks.load[usize::from(size & 3)]);
                 match (size, extend) {
-                    (1, Widen::Sign) => x!(self; movsx rcx, ax),
-                    (2, Widen::Sign) => x!(self; movsxd rcx, eax),
-                    _ => x!(self; mov rcx, rax),
+                    (1, Widen::Sign) => x!(self; movsx rcx, cx),
+                    (2, Widen::Sign) => x!(self; movsxd rcx, ecx),
+                    _ => {}
                 }
             }
-            // Above.
-            Access::Whole => {}
-            Access::Store(packed) => {
-                let function = self.thunks.store[usize::from(packed & 3)];
-                x!(self
-                    ; mov rdx, [BYTE rbx + gpr(packed >> 2)]
-                    ; lea rcx, [r12 + place]
-                    ; mov r8d, index
-                    ; call extern function
-                    ; test eax, eax
-                    ; jnz extern self.thunks.stopped
-                );
-            }
+            Access::Store { rs, size } => x!(self
+                ; mov rdx, [BYTE rbx + gpr(rs)]
+                ; mov ecx, at
+                ; call extern self.thunks.store[usize::from(size & 3)]
+            ),
+            Access::Whole => self.interpret_inner(slow.index),
         }
         x!(self; jmp =>slow.back);
     }
@@ -185,7 +165,7 @@ impl Emit<'_> {
             _ => return false,
         };
         let unavailable = self.ops.new_dynamic_label();
-        x!(self; test DWORD [rbp + MSR], facility as i32; jz =>unavailable);
+        x!(self; test DWORD [BYTE rbp + MSR], facility as i32; jz =>unavailable);
         // The register, and whether the doubleword at the lower address is its high one.
         let (register, high_first) = match uop {
             Uop::Lfd { rt: n, ra, imm } | Uop::Stfd { rs: n, ra, imm } => {
@@ -208,7 +188,7 @@ impl Emit<'_> {
             _ => return false,
         };
         let (first, second) = if high_first { (vsr(register) + 8, vsr(register)) } else { (vsr(register), vsr(register) + 8) };
-        let (missed, back) = self.translate(size, if store { tlb::STORE_ENTRIES } else { tlb::LOAD_ENTRIES });
+        let (missed, back) = self.translate(size, store);
         match (size, store) {
             (3, false) => x!(self; mov rcx, [r15 + rax]; mov [rbp + first], rcx; mov QWORD [rbp + second], 0),
             (3, true) => x!(self; mov rcx, [rbp + first]; mov [r15 + rax], rcx),
