@@ -177,7 +177,7 @@ impl Storage {
         &self.banks[self.bank % DATA_BANKS]
     }
 
-    /// The address of the data bank in force, for compiled code; see [`super::tlb::LOAD_ENTRIES`].
+    /// The address of the data bank in force, for compiled code: of its entries for loads.
     #[inline(always)]
     pub fn bank_address(&self) -> usize {
         std::ptr::from_ref(self.data()).expose_provenance() + LOAD_ENTRIES
