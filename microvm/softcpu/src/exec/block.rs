@@ -120,7 +120,8 @@ impl CodeCache {
         cell.get() & self.heat_mask == 0
     }
 
-    /// The micro-op `number` alone.
+    /// The micro-op `number` alone, for compiled code.
+    #[cfg(target_arch = "x86_64")]
     pub fn uop(&self, number: usize) -> &[Uop] {
         self.uops.get(number..=number).unwrap_or_default()
     }

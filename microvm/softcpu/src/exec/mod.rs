@@ -137,6 +137,7 @@ pub struct Cpu {
     spins: u32,
     pub(crate) spun: bool,
     /// Why compiled code stopped, on its way to the engine.
+    #[cfg(target_arch = "x86_64")]
     compiled_stop: Option<Stop>,
     /// The trace, if one was asked for.
     pub trace: Option<Tracer>,
@@ -171,6 +172,7 @@ impl Cpu {
             copied: false,
             spins: 0,
             spun: false,
+            #[cfg(target_arch = "x86_64")]
             compiled_stop: None,
             trace: None,
             coverage: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::mmu::{Access, Fault, Slb, SlbInvalidation, Translation, TranslationContext, translate};
 use crate::shared::Shared;
 
-use super::tlb::{DATA_BANKS, DataBank, FETCH_BANKS, FetchBank, LOAD_ENTRIES, PAGE_SHIFT, PAGE_SIZE, PageCode};
+use super::tlb::{DATA_BANKS, DataBank, FETCH_BANKS, FetchBank, PAGE_SHIFT, PAGE_SIZE, PageCode};
 use super::{DataMemory, Ram, msr};
 
 /// DSISR bit 41: data address watchpoint match.
@@ -178,9 +178,10 @@ impl Storage {
     }
 
     /// The address of the data bank in force, for compiled code: of its entries for loads.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub fn bank_address(&self) -> usize {
-        std::ptr::from_ref(self.data()).expose_provenance() + LOAD_ENTRIES
+        std::ptr::from_ref(self.data()).expose_provenance() + super::tlb::layout::LOADS
     }
 
     /// Loads through the soft TLB alone, as little-endian.

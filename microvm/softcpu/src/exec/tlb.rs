@@ -4,6 +4,7 @@
 //! opening user memory to it changes an index and loses nothing. Every entry keeps the index of its page table entry: H_REMOVE
 //! and H_PROTECT name one, and exactly its translations go.
 
+#[cfg(target_arch = "x86_64")]
 use std::mem::offset_of;
 
 use crate::mmu::SlbInvalidation;
@@ -61,20 +62,6 @@ struct DataEntry {
     tag: u64,
     delta: u64,
 }
-
-/// Where compiled code finds the fields of a data entry, in bytes.
-pub const ENTRY_TAG: usize = offset_of!(DataEntry, tag);
-/// As [`ENTRY_TAG`].
-pub const ENTRY_DELTA: usize = offset_of!(DataEntry, delta);
-/// Where it finds the entries of a [`DataBank`] for loads: what it knows of a bank is their address.
-pub const LOAD_ENTRIES: usize = offset_of!(DataBank, load) + offset_of!(DataTlb, entries);
-/// How far from them those for stores are.
-pub const STORES_FROM_LOADS: usize = offset_of!(DataBank, store) - offset_of!(DataBank, load);
-/// An address shifted to the right by this, masked by [`INDEX_MASK`], is its entry's offset.
-pub const INDEX_SHIFT: u32 = PAGE_SHIFT - size_of::<DataEntry>().trailing_zeros();
-/// As [`INDEX_SHIFT`].
-pub const INDEX_MASK: usize = (DATA_ENTRIES - 1) * size_of::<DataEntry>();
-const _: () = assert!(DATA_ENTRIES.is_power_of_two() && size_of::<DataEntry>().is_power_of_two());
 
 /// What is needed to forget an entry: its page table entry and the class of its segment.
 #[derive(Debug, Clone, Copy)]
@@ -235,16 +222,6 @@ struct FetchEntry {
 
 const EMPTY_FETCH: FetchEntry = FetchEntry { tag: EMPTY, code: PageCode { number: 0, slots: 0 }, class: false, ptex: NO_PTEX };
 
-/// Where compiled code finds the fields of a fetch entry, in bytes.
-pub const FETCH_TAG: usize = offset_of!(FetchEntry, tag);
-/// As [`FETCH_TAG`].
-pub const FETCH_SLOTS: usize = offset_of!(FetchEntry, code.slots);
-/// Bytes from one fetch entry to the next, and their number.
-pub const FETCH_STRIDE: usize = size_of::<FetchEntry>();
-/// As [`FETCH_STRIDE`].
-pub const FETCH_COUNT: usize = FETCH_ENTRIES;
-const _: () = assert!(FETCH_ENTRIES.is_power_of_two());
-
 /// The fetch translations of one context. The low bits of a tag say in which mode (64-bit, little-endian) the page was decoded.
 #[derive(Debug, Clone)]
 pub struct FetchBank {
@@ -315,6 +292,36 @@ impl FetchBank {
             SlbInvalidation::Class1 => self.drop_where(|entry| entry.class),
         }
     }
+}
+
+/// Where compiled code finds what it reads, in bytes.
+#[cfg(target_arch = "x86_64")]
+pub mod layout {
+    use super::*;
+
+    /// The fields of a data entry.
+    pub const TAG: usize = offset_of!(DataEntry, tag);
+    /// As [`TAG`].
+    pub const DELTA: usize = offset_of!(DataEntry, delta);
+    /// The entries of a [`DataBank`] for loads: what it knows of a bank is their address.
+    pub const LOADS: usize = offset_of!(DataBank, load) + offset_of!(DataTlb, entries);
+    /// How far from them those for stores are.
+    pub const STORES_FROM_LOADS: usize = offset_of!(DataBank, store) - offset_of!(DataBank, load);
+    /// An address shifted to the right by this, masked by [`INDEX_MASK`], is its entry's offset.
+    pub const INDEX_SHIFT: u32 = PAGE_SHIFT - size_of::<DataEntry>().trailing_zeros();
+    /// As [`INDEX_SHIFT`].
+    pub const INDEX_MASK: usize = (DATA_ENTRIES - 1) * size_of::<DataEntry>();
+    /// The fields of a fetch entry.
+    pub const FETCH_TAG: usize = offset_of!(FetchEntry, tag);
+    /// As [`FETCH_TAG`].
+    pub const FETCH_SLOTS: usize = offset_of!(FetchEntry, code.slots);
+    /// From one fetch entry to the next.
+    pub const FETCH_STRIDE: usize = size_of::<FetchEntry>();
+    /// The number of fetch entries.
+    pub const FETCH_COUNT: usize = FETCH_ENTRIES;
+
+    const _: () = assert!(DATA_ENTRIES.is_power_of_two() && size_of::<DataEntry>().is_power_of_two());
+    const _: () = assert!(FETCH_ENTRIES.is_power_of_two());
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::super::hot;
 use super::super::msr;
-use super::super::tlb::{self, PAGE_SIZE};
+use super::super::tlb::{PAGE_SIZE, layout};
 use super::super::uop::{IF_SET, Uop};
 use super::Block;
 use super::frame::{Assembler, CA, CA32, CR, CTR, LR, MSR, SO, SPARE, Thunks, gpr, vsr};

@@ -23,7 +23,7 @@ use dynasmrt::{DynasmApi, DynasmError, DynasmLabelApi, VecAssembler, dynasm};
 
 use super::super::Cpu;
 use super::super::block::{COMPILED, CodeCache, MODE_COMPILED};
-use super::super::tlb::{self, PAGE_SIZE};
+use super::super::tlb::{PAGE_SHIFT, PAGE_SIZE, layout};
 use super::region::Region;
 use super::support;
 use crate::state::State;
@@ -156,7 +156,7 @@ impl Frame {
 
     /// Loads the masks, which calls do not keep.
     fn masks(&mut self) {
-        x!(self; mov r9, !(PAGE_SIZE - 1) as i32; mov r10d, tlb::INDEX_MASK as i32);
+        x!(self; mov r9, !(PAGE_SIZE - 1) as i32; mov r10d, layout::INDEX_MASK as i32);
     }
 
     fn way_in(&mut self, cpu: &Cpu) {
@@ -243,16 +243,16 @@ impl Frame {
         x!(self
             ; jnz extern self.done
             ; mov rcx, rax
-            ; shr rcx, tlb::PAGE_SHIFT as i8
-            ; and ecx, (tlb::FETCH_COUNT - 1) as i32
-            ; imul ecx, ecx, tlb::FETCH_STRIDE as i32
+            ; shr rcx, PAGE_SHIFT as i8
+            ; and ecx, (layout::FETCH_COUNT - 1) as i32
+            ; imul ecx, ecx, layout::FETCH_STRIDE as i32
             ; add rcx, [rsp + 16]
             ; mov rsi, rax
             ; and rsi, r9
             ; lea rdx, [rsi + MODE_COMPILED as i32]
-            ; cmp rdx, [rcx + tlb::FETCH_TAG as i32]
+            ; cmp rdx, [rcx + layout::FETCH_TAG as i32]
             ; jne extern self.done
-            ; mov rcx, [rcx + tlb::FETCH_SLOTS as i32]
+            ; mov rcx, [rcx + layout::FETCH_SLOTS as i32]
             ; and eax, place
             ; mov eax, [rcx + rax]
             ; btr eax, BYTE compiled

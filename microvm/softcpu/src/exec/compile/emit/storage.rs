@@ -24,15 +24,15 @@ impl Emit<'_> {
         x!(self
             ; mov ecx, eax
             ; lea rdx, [BYTE rax + last]
-            ; shr ecx, tlb::INDEX_SHIFT as i8
+            ; shr ecx, layout::INDEX_SHIFT as i8
             ; and rdx, r9
             ; and ecx, r10d
         );
         if store {
-            let (tag, delta) = (tlb::STORES_FROM_LOADS + tlb::ENTRY_TAG, tlb::STORES_FROM_LOADS + tlb::ENTRY_DELTA);
+            let (tag, delta) = (layout::STORES_FROM_LOADS + layout::TAG, layout::STORES_FROM_LOADS + layout::DELTA);
             x!(self; cmp rdx, [r13 + rcx + tag as i32]; jne =>slow; add rax, [r13 + rcx + delta as i32]);
         } else {
-            let (tag, delta) = (tlb::ENTRY_TAG as i8, tlb::ENTRY_DELTA as i8);
+            let (tag, delta) = (layout::TAG as i8, layout::DELTA as i8);
             x!(self; cmp rdx, [BYTE r13 + rcx + tag]; jne =>slow; add rax, [BYTE r13 + rcx + delta]);
         }
         (slow, back)
