@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use paperboat_hypervisor::{BackendError, ClockMode, Vm, VmConfig};
+use paperboat_hypervisor::{BackendError, ClockMode, Presentation, Vm, VmConfig};
 use paperboat_kvm::host::{self, HostError};
 use paperboat_softcpu::{SoftVm, TraceConfig};
 
@@ -34,6 +34,11 @@ pub enum ChoiceError {
     /// Coverage was asked for under KVM.
     #[error("backend kvm: coverage is counted by the software CPU only; use --backend soft")]
     Coverage,
+    /// The backend's interrupt controller was asked for, and it has none.
+    #[error(
+        "the software CPU has no interrupt controller of its own: --xics kernel is for KVM, leave it out or use --xics machine"
+    )]
+    Xics,
     /// The backend refused.
     #[error("the software CPU cannot be set up")]
     Soft(#[source] BackendError),
@@ -137,6 +142,9 @@ fn kvm(config: VmConfig) -> Result<ChosenVm, ChoiceError> {
 }
 
 fn soft(config: VmConfig, trace: CpuOptions) -> Result<ChosenVm, ChoiceError> {
+    if config.presentation == Presentation::Backend {
+        return Err(ChoiceError::Xics);
+    }
     let vm = SoftVm::new(config).map_err(ChoiceError::Soft)?;
     vm.set_compile_after(trace.compile_after);
     if let Some(coverage) = &trace.coverage {

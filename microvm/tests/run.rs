@@ -225,6 +225,10 @@ fn what_cannot_be_is_one_line_that_names_it() {
         (&["--kernel", &good, "--dump-dtb", "/nonexistent/tree"], "/nonexistent/tree"),
         (&["--kernel", &good, "--cmdline", LONG_CMDLINE], "2047"),
         (&["--kernel", &good, "--memory", "16M", "--initrd", large.to_str().unwrap()], "initramfs"),
+        (
+            &["--kernel", &good, "--backend", "soft", "--xics", "kernel"],
+            "no interrupt controller of its own: --xics kernel is for KVM",
+        ),
         (&["--initrd", &good], "--kernel"),
     ];
     for (arguments, needle) in cases {
