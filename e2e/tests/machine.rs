@@ -51,6 +51,57 @@ fn own_kernel_boots() {
     }
 }
 
+/// As many CPUs as there can be, in cores of `threads`.
+fn boots_with_all_cpus(threads: u32) {
+    let products = products();
+    let threads_text = threads.to_string();
+    let options = ["--bare", "--cpus", "64", "--threads", &threads_text, "--memory", "1G"];
+    let mut machine = start(&products, &products.kernel, "", &options);
+    assert_eq!(machine.run("nproc"), "64");
+    assert_eq!(machine.run("cat /sys/devices/system/cpu/online"), "0-63");
+    let siblings = if threads == 1 { "63".to_owned() } else { format!("{}-63", 64 - threads) };
+    assert_eq!(machine.run("cat /sys/devices/system/cpu/cpu63/topology/thread_siblings_list"), siblings);
+    machine.run("for n in $(seq 0 63); do taskset -c $n sha256sum /bin/busybox > /tmp/sum$n & done; wait");
+    assert_eq!(machine.run("cat /tmp/sum* | wc -l; cat /tmp/sum* | sort -u | wc -l"), "64\n1");
+    power_off(machine);
+}
+
+#[test]
+fn own_kernel_boots_with_all_cpus() {
+    boots_with_all_cpus(4);
+}
+
+/// Linux may stand still without a word when it has next to no memory. The machine says so before.
+#[test]
+fn too_little_memory_for_linux_is_said_beforehand() {
+    let products = products();
+    let junk = tempfile::NamedTempFile::new().unwrap();
+    junk.as_file().set_len(12 << 20).unwrap();
+    let options = ["--kernel", products.kernel.to_str().unwrap(), "--initrd", junk.path().to_str().unwrap(), "--budget", "1"];
+    let run = |memory| {
+        let mut command = std::process::Command::new(&products.program);
+        command.args(["run", "--backend", "soft", "--bare", "--console", "null", "--memory", memory]).args(options);
+        String::from_utf8_lossy(&command.output().unwrap().stderr).into_owned()
+    };
+    let said = run("32M");
+    assert!(said.contains("kernel and initramfs leave ") && said.contains("give it more memory"), "{said}");
+    let said = run("64M");
+    assert!(!said.contains("leave"), "{said}");
+}
+
+/// The partition's memory that outlives a kernel: programs read and write it, and a kernel that panics leaves its last words there.
+#[test]
+fn a_stock_kernel_keeps_what_is_written_to_nvram() {
+    let products = products();
+    let mut machine = start(&products, &stock(), "", &["--bare"]);
+    assert_eq!(machine.run("wc -c < /dev/nvram"), "16384");
+    machine.run("echo 'kept by the partition' | dd of=/dev/nvram bs=1 seek=8192 2> /dev/null");
+    assert_eq!(machine.run("dd if=/dev/nvram bs=22 skip=8192 iflag=skip_bytes count=1 2> /dev/null"), "kept by the partition");
+    // The logs that were there are there.
+    assert_eq!(machine.run("dd if=/dev/nvram bs=12 skip=4 iflag=skip_bytes count=1 2> /dev/null"), "ibm,rtas-log");
+    power_off(machine);
+}
+
 /// The kernel that is always there: Debian bookworm's, in the least memory.
 #[test]
 fn a_stock_kernel_boots() {
@@ -166,6 +217,13 @@ mod slow {
     use super::*;
 
     const CPUS: [u32; 3] = [1, 2, 8];
+
+    #[test]
+    fn own_kernel_boots_with_all_cpus_in_cores_of_any_size() {
+        for threads in [1, 2, 8] {
+            boots_with_all_cpus(threads);
+        }
+    }
 
     #[test]
     fn own_kernel_in_every_size() {
