@@ -4,7 +4,7 @@
 //! - [`table`]: one declarative table of instructions; decoder, disassembler, trace and test generators come from it.
 //! - [`state`]: the architected registers.
 //! - [`mmu`]: effective → virtual → real, the hashed page table and its hypercalls.
-//! - [`exec`]: the pre-decoded block interpreter, interrupts and storage access.
+//! - [`exec`]: the interpreter of pre-decoded blocks, the compiler of those that are hot (x86-64), interrupts and storage access.
 //! - [`vector`]: floating point, VMX and VSX.
 //!
 //! What it leaves out, and what a guest sees of that:

@@ -26,6 +26,9 @@ const MAX_VCPUS: u32 = 64;
 /// Sizes of the hashed page table (ISA 3.0B III 5.7.8.1).
 const HPT_ORDERS: std::ops::RangeInclusive<u32> = 18..=46;
 
+/// Instructions are words: the two low bits of their address are ignored (ISA 3.0B I 1.3.3). What looks up code by address relies on it.
+const INSTRUCTION_ADDRESS: u64 = !3;
+
 /// Longest sleep in one go; a bound on what a lost wake-up could cost.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
@@ -242,7 +245,7 @@ impl Vcpu for SoftVcpu {
         let cpu = &mut self.engine.cpu;
         cpu.st.gpr[3] = entry.r3;
         cpu.st.gpr[4] = entry.r4;
-        cpu.st.pc = entry.pc;
+        cpu.st.pc = entry.pc & INSTRUCTION_ADDRESS;
         cpu.set_msr(entry.msr & crate::exec::msr::IMPLEMENTED);
         self.engine.restart();
     }
@@ -309,7 +312,7 @@ impl Vcpu for SoftVcpu {
     fn set_regs(&mut self, regs: &VcpuRegs) {
         let cpu = &mut self.engine.cpu;
         cpu.st.gpr = regs.gpr;
-        cpu.st.pc = regs.pc;
+        cpu.st.pc = regs.pc & INSTRUCTION_ADDRESS;
         cpu.st.cr = regs.cr;
         cpu.st.lr = regs.lr;
         cpu.st.ctr = regs.ctr;

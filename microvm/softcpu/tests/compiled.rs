@@ -1,5 +1,5 @@
 //! Whole runs with compiled code against the same runs interpreted: programs of random instructions in loops, over several pages, that
-//! call each other, fault, and write into their own pages. A deterministic run ends in the same state, instruction for
+//! call each other, fault, write into their own pages, and change instructions that have run. A deterministic run ends in the same state, instruction for
 //! instruction, whatever was compiled on the way.
 
 use std::sync::Arc;
@@ -31,7 +31,8 @@ impl Random {
     }
 }
 
-/// A word on r3 to r12, which hold data; r20 points to data, r21 to the code of the program, r22 is a small multiple of eight.
+/// A word on r3 to r12, which hold data; r20 points to data, r21 to the code of the program, r22 is a small multiple of eight, r25 points
+/// beyond memory.
 fn word(random: &mut Random) -> u32 {
     let mut register = || 3 + random.below(10);
     let (a, b, c) = (register() << 21, register() << 16, register() << 11);
@@ -56,7 +57,9 @@ fn word(random: &mut Random) -> u32 {
         13 => 16 << 26 | [4, 12][random.below(2) as usize] << 21 | random.below(32) << 16 | 8,
         // A store beside the code, into a page that has some.
         14 if random.below(4) == 0 => 36 << 26 | a | 21 << 16 | 0x800,
-        // mfcr, mtcrf, isel.
+        // A trap, an access beyond memory, one of floating point while that is off, an illegal word: now and then.
+        14 if random.below(16) == 0 => [0x7fe0_0008, 32 << 26 | a | 25 << 16, 50 << 26 | 20 << 16, 0][random.below(4) as usize],
+        // mfcr.
         14 => 31 << 26 | a | 19 << 1,
         _ => 31 << 26 | a | b | c | random.below(32) << 6 | 15 << 1,
     }
@@ -70,6 +73,7 @@ fn program(random: &mut Random, ram: &GuestRam) {
     };
     const BLR: u32 = 0x4e80_0020;
     for at in FUNCTIONS {
+        // The first one is rewritten while it runs now and then.
         let mut words: Vec<u32> = (0..40 + random.below(60)).map(|_| word(random)).collect();
         // Where a branch at the end would lead over the return.
         words.extend([0x6000_0000, BLR]);
@@ -77,8 +81,11 @@ fn program(random: &mut Random, ram: &GuestRam) {
     }
     // r20 to r22 and CTR, then the loop.
     let (li, lis) = (|rt: u32, imm: u32| 14 << 26 | rt << 21 | imm, |rt: u32, imm: u32| 15 << 26 | rt << 21 | imm);
-    let mut words = vec![lis(20, DATA as u32 >> 16), lis(21, 2), li(22, 0x48), li(23, 400), 0x7ee9_03a6];
+    let mut words = vec![lis(20, DATA as u32 >> 16), lis(21, 2), li(22, 0x48), lis(25, 0x7000), li(23, 400), 0x7ee9_03a6];
     let top = words.len();
+    // Every 64th time round the first function gets another first instruction, `addi r3,r3,` the low bits of r3: mfctr r23;
+    // andi. r26,r23,63; bne over; rlwinm r26,r3,0,17,31; oris r26,r26,0x3863; stw r26,0xf40(r21); isync.
+    words.extend([0x7ee9_02a6, 0x72fa_003f, 0x4082_0014, 0x547a_047e, 0x675a_3863, 0x9355_0f40, 0x4c00_012c]);
     for at in FUNCTIONS {
         words.extend((0..random.below(12)).map(|_| word(random)));
         words.push(0x6000_0000);
@@ -88,7 +95,7 @@ fn program(random: &mut Random, ram: &GuestRam) {
     let back = 4 * (top as i64 - words.len() as i64);
     words.extend([0x4200_0000 | back as u32 & 0xfffc, 14 << 26 | 3 << 21 | 0x7000, 0x4400_0022]);
     put(CODE, &words);
-    // Interrupts go on behind the instruction: mfsrr0, addi 4, mtsrr0, rfid with r24.
+    // Interrupts go on behind the instruction: mfsrr0 r24, addi 4, mtsrr0, rfid.
     for vector in [0x300u64, 0x380, 0x400, 0x600, 0x700, 0x800, 0xf20, 0xf40] {
         put(vector, &[0x7f1a_02a6, 0x3b18_0004, 0x7f1a_03a6, 0x4c00_0024]);
     }

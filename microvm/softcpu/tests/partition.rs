@@ -312,6 +312,26 @@ fn a_deterministic_cede_jumps_to_the_decrementer() {
     assert_eq!(vcpu.handle().stats().cedes, 1);
 }
 
+/// The two low bits of an instruction's address are ignored, also where pages of compiled code lead to each other.
+#[test]
+fn a_guest_entered_between_two_instructions_starts_at_the_first() {
+    for odd in 1..4 {
+        let (vm, ram) = partition(1, ClockMode::Deterministic);
+        vm.set_compile_after("2".parse().unwrap());
+        // r5 counts down from 1000 over two pages.
+        put(&ram, CODE, &[b(0x1000), addi(5, 5, -1), d(11, 0, 5, 0), bne(-12), li(3, DONE as i32), SC1]);
+        put(&ram, CODE + 0x1000, &[b(-0xffc)]);
+        let mut vcpu = vm.create_soft_vcpu(0).unwrap();
+        enter(&mut vcpu, CODE + odd, SF_ME | LE);
+        let mut regs = vcpu.regs();
+        assert_eq!(regs.pc, CODE);
+        regs.gpr[5] = 1000;
+        regs.pc = CODE + odd;
+        vcpu.set_regs(&regs);
+        assert_eq!((run(&mut vcpu), vcpu.regs().gpr[5]), (DONE, 0));
+    }
+}
+
 #[test]
 fn deterministic_runs_are_identical() {
     let once = || {

@@ -126,6 +126,22 @@ impl CodeCache {
         self.uops.get(number..=number).unwrap_or_default()
     }
 
+    /// True if there is no compiler, or it is this CPU's.
+    pub fn is_of(&self, cpu: &Cpu) -> bool {
+        self.compiler.as_ref().is_none_or(|compiler| compiler.is_of(cpu))
+    }
+
+    /// True if hot blocks are to be compiled.
+    #[inline(always)]
+    pub fn compiles(&self) -> bool {
+        self.compiler.is_some()
+    }
+
+    /// From now on all code is interpreted. There must be none that is compiled: see [`Self::clear`].
+    pub fn compile_no_more(&mut self) {
+        self.compiler = None;
+    }
+
     /// Compiles the block at `offset` of a page, if that is possible.
     pub fn compile(&mut self, page: u32, offset: u64) {
         let Some(code) = self.pages.get_mut(page as usize) else { return };
@@ -216,7 +232,7 @@ impl CodeCache {
         self.pages.iter().map(|code| code.page)
     }
 
-    /// Forgets everything; page numbers are void.
+    /// Forgets everything; page numbers are void, and so is where slots lay: fetch translations have to be forgotten with it.
     pub fn clear(&mut self) {
         self.pages.clear();
         self.index.clear();

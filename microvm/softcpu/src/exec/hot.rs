@@ -171,8 +171,8 @@ pub(super) fn run_block(cpu: &mut Cpu, code: &CodeCache, mode: u32, uops: &[Uop]
                 cpu.cfar = at!();
                 cpu.instructions += index!() as u64 + 1;
                 let target = $target;
-                // A loop of one block goes round here.
-                if target == pc && !wanted(cpu) {
+                // A loop of one block goes round here, unless its turns are counted.
+                if target == pc && !code.compiles() && !wanted(cpu) {
                     rest = uops.iter();
                     continue;
                 }

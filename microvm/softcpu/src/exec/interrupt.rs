@@ -184,6 +184,9 @@ impl Cpu {
             trace.interrupt(at, interrupt, self.spr[sprn::DAR]);
         }
         self.interrupts += 1;
+        if let Some(budget) = self.shared.budget {
+            self.check_at = self.check_at.min(budget.saturating_sub(self.interrupts));
+        }
         self.shared.count_interrupt(self.id, interrupt.kind());
         let relocated = ail >= 2
             && old & (msr::IR | msr::DR) == msr::IR | msr::DR

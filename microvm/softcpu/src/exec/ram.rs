@@ -1,4 +1,4 @@
-//! Guest memory as vCPUs touch it: the one place with `unsafe`.
+//! Guest memory as vCPUs touch it: with `unsafe`, as the compiler beside it.
 //!
 //! vCPUs and devices race on guest memory by design, so every access is a relaxed atomic of the access size. Accesses that are not
 //! aligned are put together from aligned ones; POWER promises no atomicity for them (ISA 3.0B II 1.4).

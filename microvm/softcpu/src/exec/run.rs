@@ -97,6 +97,11 @@ impl Engine {
     }
 
     fn run_inside(&mut self) -> Exit {
+        // Whoever has the CPU may have put another in its place.
+        if !self.code.is_of(&self.cpu) {
+            self.forget_code();
+            self.code.compile_no_more();
+        }
         loop {
             if self.ceded
                 && let Some(exit) = self.sleep()
@@ -113,6 +118,10 @@ impl Engine {
                 match hot::run(&mut self.cpu, &self.code, &mut self.here, mode) {
                     Ok(Pause::Boundary) => Ok(()),
                     Ok(Pause::Miss) => self.decode_here(mode),
+                    Ok(Pause::Hot) if self.code.is_full() => {
+                        self.forget_code();
+                        Ok(())
+                    }
                     Ok(Pause::Hot) => {
                         self.code.compile(self.here.code, self.cpu.st.pc % PAGE_SIZE);
                         Ok(())
@@ -196,6 +205,9 @@ impl Engine {
         if let Some(interrupt) = pending {
             self.cpu.npc = self.cpu.st.pc;
             self.cpu.interrupt(interrupt);
+            // The page is looked up anew: the same address may lead elsewhere now.
+            self.cpu.mode_changed = false;
+            self.here = Here::NOWHERE;
         }
         None
     }
@@ -295,14 +307,20 @@ impl Engine {
 
     // ---- decoding ---------------------------------------------------------------------------------------------------------
 
+    /// Forgets all code. The fetch translations go with it: they name its pages, also by address.
+    fn forget_code(&mut self) {
+        self.cpu.storage.forget_fetches();
+        self.code.clear();
+        self.here = Here::NOWHERE;
+    }
+
     /// Makes the block at PC.
     fn decode_here(&mut self, mode: u32) -> Result<(), Stop> {
         let pc = self.cpu.st.pc;
         self.cpu.npc = pc;
         let translation = self.cpu.storage.translate_fetch(pc)?;
         if self.code.is_full() {
-            self.code.clear();
-            self.cpu.storage.forget_fetches();
+            self.forget_code();
         }
         let page = translation.ra >> PAGE_SHIFT;
         let number = self.code.page(page, mode);

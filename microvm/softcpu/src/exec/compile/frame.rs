@@ -68,6 +68,25 @@ pub fn vsr(n: u8) -> i32 {
     (ST + offset_of!(State, vsr)) as i32 + 16 * i32::from(n & 63)
 }
 
+/// Addresses of a CPU and its partition that code has in it. They stay as long as the CPU does, also when it is reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    attention: usize,
+    ram: usize,
+    epoch: usize,
+}
+
+impl Owner {
+    /// Those of a CPU.
+    pub fn of(cpu: &Cpu) -> Self {
+        Self {
+            attention: Arc::as_ptr(&cpu.attention).expose_provenance(),
+            ram: cpu.storage.ram().host_address(),
+            epoch: cpu.storage.ram().code().epoch_word().as_ptr().expose_provenance(),
+        }
+    }
+}
+
 /// The way from the interpreter's loop into compiled code.
 #[derive(Debug, Clone, Copy)]
 pub struct Entrance(Enter);
@@ -84,7 +103,8 @@ impl Entrance {
         // SAFETY: `target` is a block that `emit` has made for this CPU. It touches the CPU's registers, whose places are those of
         // `offset_of!`, its soft TLB, the attention word and the epoch, which live as long as the CPU, guest memory where an
         // entry of the soft TLB leads to, which is memory to the end of its page, and the slots of pages that a fetch entry names,
-        // which exist as long as the entry does; what they say is compiled was made as `target` was.
+        // which exist as long as the entry does; what they say is compiled was made as `target` was. Addresses of instructions
+        // are multiples of four, so a slot is read whole.
         unsafe { (self.0)(cpu, code, bank, page, target, fetches) != 0 }
     }
 }
@@ -115,10 +135,10 @@ pub struct Thunks {
 ///
 /// # Errors
 /// The assembler's.
-pub fn frame(cpu: &Cpu, region: &Region) -> Result<(Vec<u8>, Entrance, Thunks), DynasmError> {
+pub fn frame(owner: &Owner, region: &Region) -> Result<(Vec<u8>, Entrance, Thunks), DynasmError> {
     let base = region.address(0);
     let mut frame = Frame { ops: Assembler::new(base), base, done: 0, stopped: 0 };
-    frame.way_in(cpu);
+    frame.way_in(owner);
     frame.ways_out();
     let (counted, branched, leave) = frame.ends();
     let (branch_to, go_to) = frame.onwards();
@@ -159,10 +179,8 @@ impl Frame {
         x!(self; mov r9, !(PAGE_SIZE - 1) as i32; mov r10d, layout::INDEX_MASK as i32);
     }
 
-    fn way_in(&mut self, cpu: &Cpu) {
-        let attention = Arc::as_ptr(&cpu.attention) as i64;
-        let ram = cpu.storage.ram().host_address() as i64;
-        let epoch = cpu.storage.ram().code().epoch_word().as_ptr() as i64;
+    fn way_in(&mut self, owner: &Owner) {
+        let (attention, ram, epoch) = (owner.attention as i64, owner.ram as i64, owner.epoch as i64);
         let region = self.base as i64;
         // Six registers and five words keep the stack aligned for calls.
         x!(self
@@ -238,7 +256,8 @@ impl Frame {
         let go_to = self.here();
         x!(self; mov [BYTE rbp + PC], rax);
         self.wanted(0);
-        let place = (PAGE_SIZE - 1) as i32;
+        // Of an instruction: a word.
+        let place = (PAGE_SIZE - 4) as i32;
         let compiled = COMPILED.trailing_zeros() as i8;
         x!(self
             ; jnz extern self.done

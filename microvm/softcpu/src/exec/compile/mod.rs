@@ -21,7 +21,8 @@ use std::num::NonZeroUsize;
 use super::block::CodeCache;
 use super::uop::Uop;
 use super::{Cpu, Stop};
-use frame::{Entrance, Thunks};
+use dynasmrt::DynasmError;
+use frame::{Entrance, Owner, Thunks};
 use region::Region;
 
 /// Bytes of machine code of a vCPU; when they are used up all code is made anew.
@@ -58,10 +59,21 @@ struct Page {
     open: Vec<OpenJump>,
 }
 
+/// Why there is no compiler.
+#[derive(Debug, thiserror::Error)]
+enum NoCompiler {
+    #[error("no executable memory: {0}")]
+    Memory(#[from] std::io::Error),
+    #[error("the assembler: {0}")]
+    Assembler(#[from] DynasmError),
+}
+
 /// The compiled code of a vCPU.
 #[derive(Debug)]
 pub struct Compiler {
     region: Region,
+    /// What the code knows of its CPU.
+    owner: Owner,
     entrance: Entrance,
     thunks: Thunks,
     /// Where the next block goes, and where the first went.
@@ -73,20 +85,28 @@ pub struct Compiler {
 impl Compiler {
     /// For a vCPU; none where the host does not let code be made.
     pub fn new(cpu: &Cpu) -> Option<Self> {
-        let made = Region::new(REGION_BYTES).map_err(std::io::Error::other).and_then(|mut region| {
-            let (code, entrance, thunks) = frame::frame(cpu, &region).map_err(std::io::Error::other)?;
-            let start = code.len().next_multiple_of(64);
-            region.write(0, &code);
-            region.written();
-            Ok(Self { region, entrance, thunks, next: start, start, pages: HashMap::new() })
-        });
-        match made {
+        match Self::make(cpu) {
             Ok(compiler) => Some(compiler),
             Err(error) => {
-                log::warn!("no guest code is compiled, all is interpreted: no executable memory: {error}");
+                log::warn!("no guest code is compiled, all is interpreted: {error}");
                 None
             }
         }
+    }
+
+    fn make(cpu: &Cpu) -> Result<Self, NoCompiler> {
+        let mut region = Region::new(REGION_BYTES)?;
+        let owner = Owner::of(cpu);
+        let (code, entrance, thunks) = frame::frame(&owner, &region)?;
+        let start = code.len().next_multiple_of(64);
+        region.write(0, &code);
+        region.written();
+        Ok(Self { region, owner, entrance, thunks, next: start, start, pages: HashMap::new() })
+    }
+
+    /// True if the code is for this CPU: it holds addresses of what belongs to it.
+    pub fn is_of(&self, cpu: &Cpu) -> bool {
+        self.owner == Owner::of(cpu)
     }
 
     /// Compiles a block; the number to [`Self::run`] it by. None for blocks that are better interpreted.

@@ -25,6 +25,11 @@ impl Compiler {
     }
 
     /// Never called.
+    pub fn is_of(&self, _cpu: &Cpu) -> bool {
+        match *self {}
+    }
+
+    /// Never called.
     pub fn compile(&mut self, _block: Block<'_>) -> Option<u32> {
         match *self {}
     }

@@ -62,8 +62,8 @@ impl Region {
     }
 
     /// Makes what was written visible to the processor's fetches: it was written under another address, which asks for a serialising
-    /// instruction on the processor that runs it (a vCPU's code is written and run by its own thread). Of the two that programs
-    /// have, cpuid is slow under a hypervisor: it leaves to it.
+    /// instruction on the processor that runs it (a vCPU's code is written and run by its own thread). Of those that all processors
+    /// have, cpuid is slow under a hypervisor: it leaves to it. (iretq asks for a process without a shadow stack, as all of Rust's are.)
     pub fn written(&self) {
         // SAFETY: returns to the next instruction with the same stack, flags and segments.
         unsafe {

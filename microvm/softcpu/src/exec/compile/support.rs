@@ -33,9 +33,6 @@ fn stopped(cpu: &mut Cpu, stop: Stop, at: u64, index: u64) {
 pub unsafe extern "sysv64" fn load<const N: usize>(cpu: *mut Cpu, ea: u64, at: u64, index: u64) -> Loaded {
     // SAFETY: by the caller's promise.
     let cpu = unsafe { &mut *cpu };
-    if let Some(value) = cpu.storage.load_fast::<N>(ea) {
-        return Loaded { value, stopped: 0 };
-    }
     match cpu.storage.load(ea, N as u8) {
         Ok(value) => Loaded { value: value as u64, stopped: 0 },
         Err(fault) => {
@@ -52,9 +49,6 @@ pub unsafe extern "sysv64" fn load<const N: usize>(cpu: *mut Cpu, ea: u64, at: u
 pub unsafe extern "sysv64" fn store<const N: usize>(cpu: *mut Cpu, ea: u64, value: u64, at: u64, index: u64) -> u64 {
     // SAFETY: by the caller's promise.
     let cpu = unsafe { &mut *cpu };
-    if cpu.storage.store_fast::<N>(ea, value) {
-        return 0;
-    }
     match cpu.storage.store(ea, N as u8, u128::from(value)) {
         Ok(()) => 0,
         Err(fault) => {

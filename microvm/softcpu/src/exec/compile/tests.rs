@@ -3,7 +3,7 @@
 use super::super::block::Found;
 use super::super::fuse::fuse;
 use super::super::hot;
-use super::super::hot::testkit::{Random, compare, copy, cpu, fill};
+use super::super::hot::testkit::{MEMORY_BYTES, Random, compare, copy, cpu, fill};
 use super::super::lower::translate;
 use super::super::uop::{MODE_64, MODE_LE, Uop, may_fall_through};
 use super::super::{Op, msr};
@@ -119,4 +119,32 @@ fn a_full_region_is_used_again_from_its_beginning() {
     cpu.storage.ram().store::<8>(0x1008, 77);
     cache.run_compiled(&mut cpu, entry).unwrap();
     assert_eq!((cpu.st.pc, cpu.st.gpr[3], cpu.instructions), (0x40, 77, 64));
+}
+
+/// A new AMR in the middle of a block holds for the accesses behind it.
+#[test]
+fn an_access_behind_a_new_amr_is_checked_by_it() {
+    const AMR_DENIES_READS_OF_KEY_0: u64 = 1 << 62;
+    const AMR: u32 = 29;
+    let mut cpu = cpu();
+    let mut cache = CodeCache::new(Compiler::new(&cpu), 128);
+    // Segment 0, VSID 1, pages of 4 KiB; the page at 0x3000 in its group of the table, readable and writable in both states.
+    let _ = cpu.storage.slb.slbmte(1 << 12, 0x0800_0000);
+    let group = (1u64 ^ 3) % (cpu.shared.hpt.entry_count() / 8);
+    assert_eq!(cpu.shared.hpt.h_enter(0, group * 8, 1 << 12, 0x3000 | 0x110 | 2, MEMORY_BYTES).reply.status, 0);
+    cpu.set_msr(msr::SF | msr::LE | msr::DR);
+    let mtspr = Insn(31 << 26 | 5 << 21 | (AMR & 31) << 16 | (AMR >> 5) << 11 | 467 << 1);
+    let words = [Insn(0xe864_0000), mtspr, Insn(0xe8c4_0000), Insn(0x4e80_0020)];
+    let uops: Vec<Uop> = words.iter().map(|word| translate(*word, decode(*word), MODE, Level::V300).0).collect();
+    let page = cache.page(PC >> 12, MODE);
+    cache.insert(page, 0, &uops);
+    cache.compile(page, 0);
+    let Found::Compiled(entry) = cache.blocks(page).unwrap().at(0) else { panic!("not compiled") };
+    cpu.storage.ram().store::<8>(0x3000, 77);
+    for (amr, readable) in [(0, true), (AMR_DENIES_READS_OF_KEY_0, false), (0, true)] {
+        (cpu.st.pc, cpu.st.lr, cpu.st.gpr[4], cpu.st.gpr[5], cpu.st.gpr[6]) = (PC, 0, 0x3000, amr, 0);
+        cpu.storage.set_amr(0);
+        assert_eq!(cache.run_compiled(&mut cpu, entry).is_ok(), readable, "AMR {amr:#x}");
+        assert_eq!((cpu.st.gpr[3], cpu.st.gpr[6]), (77, if readable { 77 } else { 0 }), "AMR {amr:#x}");
+    }
 }
