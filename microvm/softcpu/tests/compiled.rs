@@ -56,7 +56,7 @@ fn word(random: &mut Random) -> u32 {
         12 => 31 << 26 | random.below(8) << 23 | random.below(2) << 21 | b | c | random.below(2) << 6,
         13 => 16 << 26 | [4, 12][random.below(2) as usize] << 21 | random.below(32) << 16 | 8,
         // A store beside the code, into a page that has some.
-        14 if random.below(4) == 0 => 36 << 26 | a | 21 << 16 | 0x800,
+        14 if random.below(4) == 0 => 36 << 26 | a | 21 << 16 | 0x2800,
         // A trap, an access beyond memory, one of floating point while that is off, an illegal word: now and then.
         14 if random.below(16) == 0 => [0x7fe0_0008, 32 << 26 | a | 25 << 16, 50 << 26 | 20 << 16, 0][random.below(4) as usize],
         // mfcr.
