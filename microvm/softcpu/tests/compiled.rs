@@ -138,7 +138,7 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[test]
 fn compiled_and_interpreted_runs_end_alike() {
-    let (first, programs) = (setting("PAPERBOAT_SEED", 0), setting("PAPERBOAT_FUZZ_ROUNDS", 24));
+    let (first, programs) = (setting("PAPERBOAT_SEED", 0), setting("PAPERBOAT_FUZZ_ROUNDS", 48));
     let mut finished = 0;
     for seed in first..first + programs {
         let never = end(seed, None, CompileAfter::NEVER);
