@@ -192,23 +192,27 @@ fn a_logical_power8_is_offered_and_runs() {
     }
 }
 
+/// Has `vcpu` run in a thread of its own; what comes back ends that.
+fn spinning(mut vcpu: Box<dyn Vcpu>) -> impl FnOnce() {
+    let handle = vcpu.handle();
+    let thread = std::thread::spawn(move || assert_eq!(vcpu.run().unwrap(), Exit::Kicked));
+    std::thread::sleep(Duration::from_millis(20));
+    move || {
+        handle.kick();
+        thread.join().unwrap();
+    }
+}
+
 #[test]
 fn the_interrupt_mode_reaches_every_vcpu_even_one_that_runs() {
     let guest = Guest::new(code::spin(), 2);
-    let mut vcpu = guest.enter(0);
-    let handle = vcpu.handle();
-    let spinning = std::thread::spawn(move || {
-        assert_eq!(vcpu.run().unwrap(), Exit::Kicked);
-        vcpu
-    });
-    std::thread::sleep(Duration::from_millis(20));
+    let end = spinning(guest.enter(0));
     for ail in [3, 0, 2] {
         guest.vm.set_interrupt_mode(InterruptMode { ail: Some(ail), little_endian: Some(true) }).unwrap();
         assert_eq!(guest.vm.interrupt_mode(), (ail, true));
     }
     assert!(guest.vm.set_interrupt_mode(InterruptMode { ail: Some(1), little_endian: None }).is_err());
-    handle.kick();
-    spinning.join().unwrap();
+    end();
 }
 
 #[test]
@@ -286,20 +290,13 @@ fn the_page_table_becomes_smaller() {
 #[test]
 fn the_page_table_becomes_smaller_while_another_vcpu_runs() {
     let guest = Guest::with(code::spin(), code::external(), |config| VmConfig { vcpu_count: 2, hpt_order: 22, ..config });
-    let mut vcpu = guest.enter(0);
-    let handle = vcpu.handle();
-    let spinning = std::thread::spawn(move || {
-        assert_eq!(vcpu.run().unwrap(), Exit::Kicked);
-        vcpu
-    });
-    std::thread::sleep(Duration::from_millis(20));
+    let end = spinning(guest.enter(0));
     let table = guest.vm.resizable_table().unwrap();
     for order in [21, 20, 19, 18] {
         table.resize(order).unwrap();
         assert!(!table.may_become(order) && table.resize(order).is_err(), "{order}");
     }
-    handle.kick();
-    spinning.join().unwrap();
+    end();
 }
 
 #[test]

@@ -89,18 +89,39 @@ fn bytes(start: *const u8, end: *const u8) -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, end.offset_from(start) as usize) }
 }
 
+/// One 256 MiB segment at 0x10000000 with a VSID and 4 KiB pages; its first page is the device's, cache-inhibited and guarded. Primary hash =
+/// VSID ^ page (ISA 3.0B III 5.7.8.3), eight entries a group, to whose first `ptex` leads; H_ENTER takes pteh = VSID << 12 | V, whose halves are
+/// `high` and `low`, and ptel = RPN | I | G | PP 2. r20 gets its status, r11 the address.
+macro_rules! map_device_page {
+    () => {
+        "
+        .macro map_device_page ptex, high, low
+        li 3, 8; li 4, 0; lis 5, 0; ori 5, 5, \\ptex
+        lis 6, \\high; ori 6, 6, \\low
+        li 7, 1; sldi 7, 7, 32; ori 7, 7, 0x2a
+        sc 1
+        mr 20, 3
+        lis 8, 0x1800; ori 8, 8, 1
+        lis 9, \\high; ori 9, 9, 0x3000
+        slbmte 9, 8; isync
+        mfmsr 10; ori 10, 10, 0x10; mtmsrd 10; isync
+        lis 11, 0x1000
+        .endm"
+    };
+}
+
 macro_rules! programs {
     ($($name:ident $start:ident $end:ident $body:literal)*) => {
         unsafe extern "C" {
             $(static $start: u8; static $end: u8;)*
         }
         global_asm!(
-            ".section .rodata", ".balign 16",
+            map_device_page!(), ".section .rodata", ".balign 16",
             $(
                 concat!(".globl ", stringify!($start), ", ", stringify!($end)),
                 concat!(stringify!($start), ":"), $body, concat!(stringify!($end), ":"),
             )*
-            ".previous"
+            ".previous", ".purgem map_device_page"
         );
         $(
             pub fn $name() -> &'static [u8] {
@@ -179,19 +200,10 @@ programs! {
         lis 6, 2; ld 4, 0x800(6); li 3, 0x1c8; sc 1
         b ."
 
-    // One 256 MiB segment at 0x10000000 with VSID 0x123 and 4 KiB pages; its first page is the device's, cache-inhibited and guarded.
-    // Primary hash = VSID ^ page (ISA 3.0B III 5.7.8.3), eight entries a group; H_ENTER takes pteh = VSID << 12 | V, ptel = RPN | I | G | PP 2.
+    // VSID 0x123: group 0x123 in every table.
     mapped_access mapped_start mapped_end "
-        li 3, 8; li 4, 0; li 5, 0x918
-        lis 6, 0x12; ori 6, 6, 0x3001
-        li 7, 1; sldi 7, 7, 32; ori 7, 7, 0x2a
-        sc 1
-        mr 20, 3
-        lis 8, 0x1800; ori 8, 8, 1
-        lis 9, 0x12; ori 9, 9, 0x3000
-        slbmte 9, 8; isync
-        mfmsr 10; ori 10, 10, 0x10; mtmsrd 10; isync
-        lis 11, 0x1000; lis 12, 0x1122; ori 12, 12, 0x3344
+        map_device_page 0x918, 0x12, 0x3001
+        lis 12, 0x1122; ori 12, 12, 0x3344
         stw 12, 8(11)
         lhz 21, 16(11)
         li 13, 16; lhbrx 22, 11, 13
@@ -199,18 +211,9 @@ programs! {
         sc 1
         b ."
 
-    // The same with VSID 0x1923, bolted: in a table of 2^20 bytes its group is 0x1923, in one of 2^18 bytes 0x123.
+    // VSID 0x1923, bolted: in a table of 2^20 bytes its group is 0x1923, in one of 2^18 bytes 0x123.
     bolted_access bolted_start bolted_end "
-        li 3, 8; li 4, 0; lis 5, 0; ori 5, 5, 0xc918
-        lis 6, 0x192; ori 6, 6, 0x3011
-        li 7, 1; sldi 7, 7, 32; ori 7, 7, 0x2a
-        sc 1
-        mr 20, 3
-        lis 8, 0x1800; ori 8, 8, 1
-        lis 9, 0x192; ori 9, 9, 0x3000
-        slbmte 9, 8; isync
-        mfmsr 10; ori 10, 10, 0x10; mtmsrd 10; isync
-        lis 11, 0x1000
+        map_device_page 0xc918, 0x192, 0x3011
     1:  stw 12, 8(11)
         li 3, 0x1c8; mr 4, 20; sc 1
         b 1b"

@@ -53,7 +53,7 @@ fn a_line_and_an_event_wake_a_ceded_vcpu() {
     controller.bind_event(MESSAGE + 1, event.as_fd(), true).unwrap();
     for _ in 0..3 {
         let edge = Arc::clone(&event);
-        let thread = later(move || drop(edge.write(1).unwrap()));
+        let thread = later(move || assert_eq!(edge.write(1).unwrap(), 8));
         assert_eq!(taken(vcpu.as_mut()), OPEN | u64::from(MESSAGE + 1));
         thread.join().unwrap();
     }
