@@ -665,6 +665,52 @@ fn vcpus_count_together_with_lwarx_and_stwcx() {
     assert_eq!(u32::from_le(counter), VCPUS * ROUNDS);
 }
 
+/// One vCPU runs a subroutine all the time, compiled; the other changes it and waits until the change is seen, many times.
+#[test]
+fn code_that_another_vcpu_changes_is_compiled_again() {
+    const CHANGES: i32 = 300;
+    let (vm, ram) = partition(2, ClockMode::Host);
+    vm.set_compile_after("2".parse().unwrap());
+    let (sub, changer) = (CODE + 0x1000, CODE + 0x2000);
+    // bl sub; store what it says; until it is the last.
+    let call = 18 << 26 | 0xffc | 1;
+    put(&ram, CODE, &[d(15, 4, 0, 2), call, stw(5, 0, 4), d(11, 0, 5, CHANGES), bne(-12), li(3, DONE as i32), SC1]);
+    put(&ram, sub, &[li(5, 0), 0x4e80_0020]);
+    put(
+        &ram,
+        changer,
+        &[
+            d(15, 4, 0, 2),
+            d(15, 9, 0, 1),
+            li(6, 1),
+            // li r5,r6 in r7, to the subroutine.
+            d(25, 6, 7, 0x38a0),
+            stw(7, 0x1000, 9),
+            SYNC,
+            lwz(8, 0, 4),
+            x(0, 8, 6, 0),
+            bne(-8),
+            addi(6, 6, 1),
+            d(11, 0, 6, CHANGES + 1),
+            bne(-32),
+            li(3, DONE as i32),
+            SC1,
+        ],
+    );
+    let threads: Vec<_> = [CODE, changer]
+        .into_iter()
+        .zip(0..)
+        .map(|(pc, id)| {
+            let mut vcpu = vm.create_soft_vcpu(id).unwrap();
+            enter(&mut vcpu, pc, SF_ME | LE);
+            thread::spawn(move || run(&mut vcpu))
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), DONE);
+    }
+}
+
 #[test]
 fn a_removed_page_is_gone_on_every_vcpu_when_the_call_returns() {
     let (vm, ram) = partition(2, ClockMode::Host);
