@@ -64,30 +64,36 @@ const STOCK: (&str, &str, &[&str]) = (
     &["-paperboat with 1", "here is 6.1.", "-powerpc64le with 2", "-powerpc64le-64k with 2", "left is 0"],
 );
 
-/// The end-to-end suites that run in the lab as they are, and what they leave out there.
+/// The end-to-end suites that run in the lab, and how their tests are chosen there; with `--all` also what they have in modules `slow`.
 const SUITES: &[(&str, &str)] = &[
     // Debian's kernels have a case of their own, only the software CPU repeats itself, and 64 CPUs on an emulated one take for ever.
-    ("machine", "--skip stock --skip bit_for_bit --skip all_cpus"),
+    ("machine", "--skip stock --skip bit_for_bit --skip all_cpus --skip slow::"),
     ("thin_cut", ""),
     ("tasks", ""),
     ("pods", ""),
     ("streams", ""),
     ("files", ""),
     ("confinement", ""),
-    ("deaths", ""),
-    ("input", ""),
+    ("deaths", "--skip slow::"),
+    ("input", "--skip slow::"),
     ("storage", ""),
+    ("mounts", ""),
     // Debian's kernels have a case of their own.
-    ("devices", "--skip stock"),
-    ("posix", ""),
+    ("devices", "--skip stock --skip slow::"),
+    ("posix", "--skip slow::"),
     ("network", ""),
     // Of the operator's command what does not need bash, a screen that keeps up, or counts that KVM does not make.
     ("operator", "a_client_names a_program_runs a_stranger annotations_are configuration_files"),
-    ("programs", ""),
-    // How far CRI and Docker go is shown with the software CPU; here, that their pods run under KVM.
-    ("cri", "a_pod_runs_several a_container_is_looked_after"),
-    ("docker", "a_container_runs_in a_container_lives_in networks_connect_with_docker_26"),
+    ("programs", "--skip slow::"),
+    // The sandbox API is containerd 2's.
+    ("cri", "--skip containerd_2 --skip sandbox_api --skip both_sandboxers"),
+    // How far Docker goes is shown with the software CPU; here, that its pods run under KVM.
+    ("docker", "a_container_runs_in a_container_lives_in networks_connect_with_docker_26 --skip slow::"),
+    WORKLOADS,
 ];
+
+/// The suite with an image of its own, and nothing that is not slow.
+const WORKLOADS: (&str, &str) = ("workloads", "databases");
 
 /// Tests of a suite that the routine run does: one of each kind. All of the first takes four times as long.
 const ROUTINE: &[(&str, &str)] = &[
@@ -129,11 +135,16 @@ pub fn suite_names() -> impl Iterator<Item = &'static str> {
     SUITES.iter().map(|&(name, _)| name)
 }
 
-/// Every end-to-end suite.
+/// Every end-to-end suite, without what is slow.
 pub fn suites(machine: LabMachine) -> Vec<Case> {
+    SUITES.iter().filter(|&&suite| suite != WORKLOADS).map(|suite| whole(machine, suite, "--skip slow::")).collect()
+}
+
+/// A suite, but for what this machine cannot do.
+fn whole(machine: LabMachine, &(name, choice): &(&str, &str), less: &str) -> Case {
     // Two threads of one core.
-    let less_here = |name| if machine == LabMachine::Powernv8 && name == "machine" { "--skip takes_cpus_away" } else { "" };
-    SUITES.iter().map(|&(name, less)| suite(name, &format!("--skip slow:: {less} {}", less_here(name)))).collect()
+    let less_here = if machine == LabMachine::Powernv8 && name == "machine" { "--skip takes_cpus_away" } else { "" };
+    suite(name, &format!("{choice} {less} {less_here}"))
 }
 
 /// What a machine runs.
@@ -150,7 +161,7 @@ pub fn of(machine: LabMachine, all: bool) -> Vec<Case> {
     });
     let base = base.chain([threads(machine)]);
     if all {
-        base.chain(suites(machine)).collect()
+        base.chain(SUITES.iter().map(|suite| whole(machine, suite, ""))).collect()
     } else {
         base.chain(ROUTINE.iter().map(|&(name, tests)| suite(name, tests))).collect()
     }
@@ -183,10 +194,15 @@ fn unable(machine: LabMachine) -> Case {
     }
 }
 
-/// Whether a file of this name in the lab is one that these cases use: of test programs and Debian's kernels, those that they run.
+/// Whether a file of this name in the lab is one that these cases use: of test programs, Debian's kernels and the image of one suite those that
+/// they need.
 pub fn used(cases: &[Case], name: &str) -> bool {
-    !(name.starts_with("tests/") || name.starts_with("kernels/"))
-        || cases.iter().any(|case| case.script.contains(&format!("/opt/paperboat/{name} ")))
+    let run = |name: &str| cases.iter().any(|case| case.script.contains(&format!("/opt/paperboat/{name} ")));
+    match name {
+        "images/workbench.tar" => run("tests/e2e-workloads"),
+        _ if name.starts_with("tests/") || name.starts_with("kernels/") => run(name),
+        _ => true,
+    }
 }
 
 impl Case {
@@ -221,6 +237,10 @@ mod tests {
                 && used(&routine, "bin/paperboat")
         );
         assert!(!used(&routine, "tests/e2e-storage") && used(&all, "tests/e2e-storage") && used(&all, "tests/e2e-docker"));
+        assert!(
+            !used(&routine, "images/workbench.tar") && used(&all, "images/workbench.tar") && used(&routine, "images/debian.tar")
+        );
+        assert!(!used(&suites(LabMachine::Powernv9), "images/workbench.tar"));
         assert!(!used(&routine, "kernels/stock-6.1") && used(&all, "kernels/stock-6.1") && used(&all, "kernels/stock-6.12-4k"));
     }
 

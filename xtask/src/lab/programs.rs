@@ -31,7 +31,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds what is missing; of test programs, the longest part, those whose names in the lab are `wanted`; of Debian's kernels those of `scope`.
+    /// Builds what is missing; of test programs, the longest part, and images those whose names in the lab are `wanted`; of Debian's kernels
+    /// those of `scope`.
     pub fn prepare(ctx: &Ctx, host: &Host, wanted: impl Fn(&str) -> bool, scope: Scope) -> Result<Self> {
         let tools = toolchain::prepare(ctx, host)?;
         let packages: Vec<&str> = HOST_PACKAGES.iter().flat_map(|name| ["-p", name]).collect();
@@ -57,7 +58,8 @@ impl Programs {
         let stock = stock::kernels(ctx, scope)?;
         files.extend(stock.into_iter().map(|(name, _, path)| (format!("kernels/{name}"), path)));
         files.push(("images/debug-tools".into(), images::debug_tools(ctx, host)?));
-        let archives = images::prepare(ctx, host, Scope::Demo)?;
+        let images = if wanted("images/workbench.tar") { Scope::All } else { Scope::Demo };
+        let archives = images::prepare(ctx, host, images)?;
         files.extend(archives.into_iter().map(|(name, path)| (format!("images/{name}.tar"), path)));
         Ok(Self { files })
     }

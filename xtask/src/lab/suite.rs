@@ -155,15 +155,17 @@ fn boot_and_run(ctx: &Ctx, machine: LabMachine, cases: Vec<Case>, programs: &Pro
     let mut report = Report::of(ctx, machine);
     let logs = report.console.with_file_name("cases");
     report.outcomes = cases.iter().map(|case| Outcome::to_come(case, &logs)).collect();
-    let result =
-        remove_tree(&logs).and_then(|()| fs::create_dir_all(&logs).context("make the directory of logs")).and_then(|()| {
-            let booted = Booted::new(ctx, machine, programs, |name| cases::used(&cases, name), parts)?;
-            for (case, outcome) in cases.iter().zip(&mut report.outcomes) {
-                run_case(&booted, machine, case, outcome)?;
-                ensure!(booted.session.is_up(), "the lab ended in the case {:?}", case.name);
-            }
-            Ok(())
-        });
+    let result = Session::of(ctx, machine).ensure_down().and_then(|()| {
+        // Of the last run.
+        remove_tree(&logs)?;
+        fs::create_dir_all(&logs).context("make the directory of logs")?;
+        let booted = Booted::new(ctx, machine, programs, |name| cases::used(&cases, name), parts)?;
+        for (case, outcome) in cases.iter().zip(&mut report.outcomes) {
+            run_case(&booted, machine, case, outcome)?;
+            ensure!(booted.session.is_up(), "the lab ended in the case {:?}", case.name);
+        }
+        Ok(())
+    });
     if let Err(error) = result {
         eprintln!("error: {}: {error:#}", machine.name());
         report.trouble = Some(format!("{error:#}"));
