@@ -283,3 +283,30 @@ fn the_hash_table_grows_with_memory() {
     assert_eq!(hpt_order(513 << 20), 23);
     assert_eq!(hpt_order(8 << 30), 26);
 }
+
+/// A device may wait for the host at its end: for a share whose server is away, say. Whoever asks the machine is answered meanwhile.
+#[test]
+fn a_device_that_takes_long_to_end_keeps_nobody_from_asking() {
+    let made = machine("held", 1, vec![vec![]]);
+    let held = made.device.held.lock().unwrap();
+    made.machine.start().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let over = tell.clone();
+    made.machine.when_over(Box::new(move |reason| over.send(format!("over: {reason:?}")).unwrap()));
+    let asking = made.machine.clone();
+    std::thread::spawn(move || {
+        asking.stop();
+        eventually("its thread leaves", || asking.inner.lock().devices == Devices::GoingDown);
+        asking.stop();
+        let refused = (asking.pause().is_err(), asking.resume().is_err(), asking.start().is_err());
+        tell.send(format!("{:?} {refused:?}", asking.status())).unwrap();
+    });
+    let limit = Duration::from_secs(20);
+    assert_eq!(told.recv_timeout(limit).unwrap(), "Ended (true, true, true)", "the end itself is told later");
+    drop(held);
+    assert_eq!(told.recv_timeout(limit).unwrap(), "over: Stopped");
+    assert_eq!(made.machine.wait(), EndReason::Stopped);
+    let (tell, told) = std::sync::mpsc::channel();
+    made.machine.when_over(Box::new(move |reason| tell.send(reason).unwrap()));
+    assert_eq!(told.recv_timeout(limit).unwrap(), EndReason::Stopped, "who asks later is told at once");
+}

@@ -284,6 +284,8 @@ pub struct TestFunction {
     config: Mutex<Option<(u16, u8, u32)>>,
     written: Mutex<Option<BarWrite>>,
     pub shut_down: AtomicBool,
+    /// Shutting it down waits for whoever holds this.
+    pub held: Mutex<()>,
 }
 
 const BARS: &[PciBar] = &[PciBar { index: 4, size_bytes: 0x1_0000, is_64bit: true, prefetchable: false }];
@@ -298,6 +300,7 @@ impl TestFunction {
             config: Mutex::default(),
             written: Mutex::default(),
             shut_down: AtomicBool::new(false),
+            held: Mutex::default(),
         }
     }
 
@@ -379,6 +382,7 @@ impl PciFunction for TestFunction {
     fn bind_doorbells(&self, _: Arc<dyn Doorbells>) {}
 
     fn shutdown(&self) {
+        let _held = self.held.lock().unwrap();
         self.shut_down.store(true, Ordering::SeqCst);
     }
 
