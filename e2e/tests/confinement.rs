@@ -167,6 +167,8 @@ fn limits_hold_are_counted_and_can_be_changed() {
     for counted in ["memory.usage", "cpu.usage_usec", "pids.current"] {
         assert!(metrics[counted] > 0, "{counted} in {metrics:?}");
     }
+    // Long enough for periods to be counted.
+    running.shell("busy", "timeout 1 sh -c 'while :; do :; done'; true").unwrap();
     let api = running.api().unwrap();
     let stats = api.stats().unwrap();
     assert!(stats.memory.pgfault > 0 && stats.memory.anon > 0 && stats.cpu.nr_periods > 0, "{stats}");
@@ -188,12 +190,12 @@ fn limits_hold_are_counted_and_can_be_changed() {
     // Beyond the limit the guest's kernel ends the program; the container goes on, and both are told.
     let hungry = running.exec("hungry", &["sh", "-c", "exec tail /dev/zero"]).unwrap();
     assert_eq!(hungry.code(), Some(137), "{hungry:#?}");
-    // Create, start, three events for each of four programs, and the one that counts.
-    assert!(events.expect("limited", 15).contains(&"oom".to_owned()), "{:?}", events.of_task("limited"));
+    // Create, start, three events for each of five programs, and the one that counts.
+    assert!(events.expect("limited", 18).contains(&"oom".to_owned()), "{:?}", events.of_task("limited"));
     assert_eq!(api.stats().unwrap().memory_events.oom_kill, 1);
     assert_eq!(running.status().unwrap(), "RUNNING");
     running.remove().unwrap();
-    let topics = events.expect("limited", 17);
+    let topics = events.expect("limited", 20);
     assert_eq!(topics.iter().filter(|topic| *topic == "oom").count(), 1, "{topics:?}");
     drop(events);
     let left = leaks::settle(&host, &before);

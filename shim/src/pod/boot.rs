@@ -11,7 +11,7 @@ use crate::agent::{self, Agent};
 use crate::config::Config;
 use crate::events::Publisher;
 use crate::machine::{Counters, Machine, MachineEnd, MachineError};
-use crate::network::Network;
+use crate::network::{Network, NetworkError};
 use crate::note::Note;
 use crate::paths::PodPaths;
 use crate::spec::Spec;
@@ -70,7 +70,12 @@ impl Pod {
         let ready = UnixListener::bind(&ready_socket).map_err(|source| PodError::File { path: ready_socket, source })?;
         let machine = Machine::start(config, paths, id, spec).await?;
         let booted = async {
-            let network = Network::open(paths, &spec.network_namespace(), machine.pid()).await?;
+            let network = match Network::open(paths, &spec.network_namespace(), machine.pid()).await {
+                Ok(network) => network,
+                // The machine's namespace goes with it.
+                Err(error @ NetworkError::Namespace(_)) => return Err(or_its_end(&machine, error.into()).await),
+                Err(error) => return Err(error.into()),
+            };
             Ok((network, boot_agent(config, paths, &machine, ready, spec).await?))
         };
         let (network, agent) = match booted.await {
@@ -137,15 +142,19 @@ async fn boot_agent(
     };
     match booted {
         Ok(Ok(agent)) => Ok(agent),
-        // A machine that died between two steps explains more than the step that failed.
-        Ok(Err(error)) => match tokio::time::timeout(MACHINE_END_GRACE, machine.ended()).await {
-            Ok(end) => Err(MachineError::Ended(end).into()),
-            Err(_) => Err(error.into()),
-        },
+        Ok(Err(error)) => Err(or_its_end(machine, error.into()).await),
         Err(_) => {
             let silent =
                 MachineEnd { reason: String::new(), expected: true, console_tail: Vec::new(), counters: Counters::default() };
             Err(PodError::BootTimeout(limit, ConsoleTail(Arc::new(silent))))
         }
+    }
+}
+
+/// The error, unless the machine has died: that explains more than the step that failed for it.
+async fn or_its_end(machine: &Machine, error: PodError) -> PodError {
+    match tokio::time::timeout(MACHINE_END_GRACE, machine.ended()).await {
+        Ok(end) => MachineError::Ended(end).into(),
+        Err(_) => error,
     }
 }
