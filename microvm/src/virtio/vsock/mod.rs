@@ -6,7 +6,7 @@
 //! - Guest to host: a connection to context id 2, port P, is connected to the unix socket `<device's socket>_P`; it is
 //!   reset when nobody listens there.
 //!
-//! One thread serves everything but short packets of the guest, see `muxer`.
+//! One thread serves everything but packets of the guest that ask for no connection, see `muxer`.
 
 mod connection;
 mod muxer;
